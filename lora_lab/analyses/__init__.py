@@ -1,0 +1,1 @@
+"""The built-in analyses, registered by the hooks an outsider uses."""

@@ -1,0 +1,238 @@
+"""The typed values that hooks return.
+
+A contribution declares what it is (``id``, ``title``, ``reference``) and what it takes (``parameters``); every shell
+renders the declaration. It never knows who shows its result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from lora_lab.domain.progress import Observer, Unwatched
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import torch
+
+    from lora_lab.domain.adapter import Adapter, Delta
+    from lora_lab.domain.base import Base
+    from lora_lab.domain.parameters import Parameter
+    from lora_lab.domain.report import Report
+    from lora_lab.domain.tensors import TensorRef
+
+
+class Need(StrEnum):
+    """Whether something has to be given."""
+
+    NO = "no"
+    OPTIONAL = "optional"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """The matrices of one delta: ΔW = scaling · lora_B @ lora_A.
+
+    Convolutions are flattened and grouped ones made block diagonal, an expert is cut out, KaSA's diagonal is
+    multiplied into lora_A, an embedding's and a fan_in_fan_out module's transposition is left to ``is_transposed``:
+    ΔW as the base stores it is then (lora_B @ lora_A)ᵀ, which has the same singular values.
+
+    lora_A : (rank, in), float, as stored or converted from fp8
+    lora_B : (out, rank), float
+    """
+
+    lora_A: torch.Tensor
+    lora_B: torch.Tensor
+    scaling: float
+    is_transposed: bool = False
+
+
+class Reader(Protocol):
+    """Reads weights on demand."""
+
+    def factors(self, delta: Delta) -> Factors:
+        """The two matrices of `delta`, checked to be finite; NumericalError names the module otherwise."""
+
+    def factors_of(self, deltas: Sequence[Delta]) -> Iterator[tuple[Delta, Factors]]:
+        """The same for many, in order, each file opened once."""
+
+    def tensor(self, ref: TensorRef) -> torch.Tensor:
+        """One tensor as stored, in memory that nobody else holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisContext:
+    """Everything an analysis works on."""
+
+    subjects: tuple[Adapter | Base, ...]
+    reader: Reader
+    base: Base | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    modules: tuple[str, ...] = ()  # globs; empty means all
+    device: str = "cpu"  # resolved: cpu, cuda:0, mps
+    seed: int = 0
+    observer: Observer = field(default_factory=Unwatched)
+
+
+@runtime_checkable
+class Analysis(Protocol):
+    """Adapters, and perhaps a base, in; a Report out."""
+
+    @property
+    def id(self) -> str:
+        """Short, lower case: what ``analyze ID`` takes."""
+
+    @property
+    def title(self) -> str:
+        """Name on screen."""
+
+    @property
+    def summary(self) -> str:
+        """One sentence."""
+
+    @property
+    def reference(self) -> str:
+        """Paper or other source of the formula; empty when it is ours."""
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """What it takes beyond its inputs."""
+
+    @property
+    def subjects(self) -> tuple[int, int]:
+        """Fewest and most inputs."""
+
+    @property
+    def takes_models(self) -> bool:
+        """Whether an input may be a full checkpoint."""
+
+    @property
+    def base(self) -> Need:
+        """Whether it needs the base model."""
+
+    def run(self, context: AnalysisContext) -> Report:
+        """Do it."""
+
+
+class Recognition(StrEnum):
+    """What a format makes of a path, from names and a few bytes."""
+
+    NO = "no"
+    READABLE = "readable"
+    NAMED = "named"  # known by name, not readable by this format
+
+
+@runtime_checkable
+class AdapterFormat(Protocol):
+    """A file format that holds adapters."""
+
+    @property
+    def id(self) -> str:
+        """Short, lower case."""
+
+    @property
+    def title(self) -> str:
+        """Name on screen."""
+
+    def recognise(self, path: Path) -> Recognition:
+        """Look at names and the first bytes only; never raise."""
+
+    def read(self, path: Path, options: ReadOptions) -> Adapter:
+        """Read headers and configuration; LoraLabError when it cannot be."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What a person allows beyond the default, each by a word of its own."""
+
+    locator: str = ""
+    name: str = ""
+    allow_pickle: bool = False
+    alpha: float | None = None  # for a file that does not say
+    follow_symlinks: bool = False
+
+
+@runtime_checkable
+class MergeMethod(Protocol):
+    """One adapter's worth of factors out of several, module by module."""
+
+    @property
+    def id(self) -> str:
+        """Short, lower case."""
+
+    @property
+    def title(self) -> str:
+        """Name on screen."""
+
+    @property
+    def reference(self) -> str:
+        """Paper."""
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """What it takes beyond inputs and strengths."""
+
+    def combine(self, factors: Sequence[Factors], strengths: Sequence[float], parameters: Mapping[str, Any]) -> Factors:
+        """Factors of the combination of one module."""
+
+
+@runtime_checkable
+class SwapStrategy(Protocol):
+    """One way to go from a model with adapter A to the same model with adapter B."""
+
+    @property
+    def id(self) -> str:
+        """Short, lower case."""
+
+    @property
+    def title(self) -> str:
+        """Name on screen."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the result is bit for bit the base with B merged."""
+
+    def swap(self, weight: torch.Tensor, old: Factors, new: Factors) -> None:
+        """Change `weight` in place."""
+
+
+@runtime_checkable
+class Exporter(Protocol):
+    """A Report as a file of one kind."""
+
+    @property
+    def id(self) -> str:
+        """Short, lower case: what ``--format`` takes."""
+
+    @property
+    def title(self) -> str:
+        """Name on screen."""
+
+    @property
+    def suffix(self) -> str:
+        """File ending with its dot."""
+
+    def export(self, report: Report) -> bytes:
+        """The whole file."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSpec:
+    """A command of the command line, declared without the library that parses it."""
+
+    name: str
+    summary: str
+    run: CommandFunction
+    parameters: tuple[Parameter, ...] = ()
+    takes_sources: bool = True
+
+
+class CommandFunction(Protocol):
+    """What a plugin's command does; the Report is printed, or dumped with ``--json``."""
+
+    def __call__(self, session: Any, sources: Sequence[str], parameters: Mapping[str, Any]) -> Report:
+        """`session` is the lora_lab.Session of this call."""

@@ -1,0 +1,1 @@
+"""Adapter file formats, registered by the hooks an outsider uses."""

@@ -1,0 +1,52 @@
+"""The one gate between text that came from a file or a server and anything that shows it.
+
+A tensor may be called ``[@click=app.quit]x[/]`` or carry ``ESC ] 52`` (a clipboard write) in its name; the format
+allows both. :func:`safe_text` turns every character that a terminal or a reader would obey into a visible escape.
+Markup needs no escaping here: whoever draws the result passes it as plain text, never as markup.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+# Cc: C0, DEL, C1. Cf: bidirectional overrides, zero-width and tag characters. Cs: lone surrogates.
+# Zl, Zp: separators that a terminal may treat as a new line. Co: private use, whose glyphs anyone may define.
+_UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+
+
+def safe_text(text: object, *, limit: int | None = None) -> str:
+    r"""Show `text` as one harmless line.
+
+    Parameters
+    ----------
+    text : anything; ``str()`` of it is shown
+    limit : most characters of the result; longer text loses its middle to ``…``
+
+    Examples
+    --------
+    >>> safe_text("plain name")
+    'plain name'
+    >>> print(safe_text("a\x1b]52;c;AA\x07b\u202e"))
+    a\x1b]52;c;AA\x07bU+202E
+    >>> safe_text("0123456789", limit=5)
+    '01…89'
+    """
+    raw = str(text)
+    shown = raw if raw.isascii() and raw.isprintable() else "".join(map(_shown, raw))
+    if limit is not None and len(shown) > limit:
+        head = (limit - 1 + 1) // 2
+        tail = limit - 1 - head
+        shown = shown[:head] + "…" + (shown[-tail:] if tail else "")
+    return shown
+
+
+def is_suspicious(text: str) -> bool:
+    """Say whether `text` holds a character that :func:`safe_text` would have to escape."""
+    return any(unicodedata.category(character) in _UNSAFE_CATEGORIES for character in text)
+
+
+def _shown(character: str) -> str:
+    if unicodedata.category(character) not in _UNSAFE_CATEGORIES:
+        return character
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"U+{code:04X}"

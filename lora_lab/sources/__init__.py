@@ -1,0 +1,1 @@
+"""Locators: what a person types, and the files it stands for."""

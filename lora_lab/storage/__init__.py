@@ -1,0 +1,1 @@
+"""Bytes on disk: headers, lazy tensors, shards, guarded pickles, crash-safe writing. Knows no LoRA."""

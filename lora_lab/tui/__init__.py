@@ -1,0 +1,1 @@
+"""The terminal application: shows, and asks the session."""
