@@ -10,8 +10,8 @@ from __future__ import annotations
 import unicodedata
 
 # Cc: C0, DEL, C1. Cf: bidirectional overrides, zero-width and tag characters. Cs: lone surrogates.
-# Zl, Zp: separators that a terminal may treat as a new line. Co: private use, whose glyphs anyone may define.
-_UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+# Zl, Zp: separators that a terminal may treat as a new line. Co, Cn: private use and unassigned, of any width.
+_UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def safe_text(text: object, *, limit: int | None = None) -> str:
@@ -34,7 +34,7 @@ def safe_text(text: object, *, limit: int | None = None) -> str:
     raw = str(text)
     shown = raw if raw.isascii() and raw.isprintable() else "".join(map(_shown, raw))
     if limit is not None and len(shown) > limit:
-        head = (limit - 1 + 1) // 2
+        head = limit // 2
         tail = limit - 1 - head
         shown = shown[:head] + "…" + (shown[-tail:] if tail else "")
     return shown

@@ -8,7 +8,9 @@ Source: PEFT 0.21, ``utils/other.py:get_pattern_key`` and ``tuners/tuners_utils.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
+from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_lab.errors import AdapterError, quoted
@@ -20,6 +22,9 @@ T = TypeVar("T")
 
 _LONGEST_PATTERN = 10_000
 _MATCH_SECONDS = 0.25
+# ((a{1000}){1000}){1000} is compiled to as many nodes as it has repetitions: memory, not time, would run out.
+_COUNT = re.compile(r"\{(\d*),?(\d*)\}")
+_MOST_REPETITIONS = 10_000
 
 
 def matches(pattern: str, module: str) -> bool:
@@ -77,6 +82,9 @@ def _compiled(expression: str, shown: str) -> Any:
         raise AdapterError(
             f"A pattern of {len(expression)} characters, {quoted(shown)}, exceeds the limit of {_LONGEST_PATTERN}."
         )
+    counts = (max(int(most or 0), int(least or 0), 1) for least, most in _COUNT.findall(expression))
+    if prod(counts) > _MOST_REPETITIONS:
+        raise AdapterError(f"The pattern {quoted(shown)} repeats itself more than {_MOST_REPETITIONS} times.")
     try:
         return regex.compile(expression)
     except (regex.error, RecursionError, OverflowError, MemoryError) as error:

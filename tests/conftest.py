@@ -1,0 +1,28 @@
+"""What every test shares: no trace of the person's own machine, and where the samples are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches and state go to a fresh folder, the Hub is out of reach, and animations stand still."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("LORA_LAB_CACHE_DIR", str(home / "cache"))
+    monkeypatch.setenv("LORA_LAB_STATE_DIR", str(home / "state"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(home / "huggingface"))
+    monkeypatch.setenv("TEXTUAL_ANIMATIONS", "none")
+    for name in ("HF_TOKEN", "NO_COLOR", "COLUMNS", "LINES", "LORA_LAB_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """The folder of sample adapters."""
+    return ROOT / "sample_adapters"
