@@ -1,0 +1,19 @@
+"""The built-in analyses, registered by the hook that a stranger's plugin uses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lora_lab.analyses.spectrum import Spectrum
+from lora_lab.extension.hooks import hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lora_lab.extension.contracts import Analysis
+
+
+@hookimpl
+def lora_lab_analyses() -> Sequence[Analysis]:
+    """Offer the spectrum."""
+    return [Spectrum()]

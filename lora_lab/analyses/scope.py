@@ -1,0 +1,87 @@
+"""What an analysis of ΔW = scaling·B·A covers of an adapter, and what it has to say about the rest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from lora_lab.domain.adapter import Adapter, Effect, SavedRole
+from lora_lab.domain.modules import select_modules
+from lora_lab.domain.report import Finding
+from lora_lab.errors import AdapterError, quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from lora_lab.domain.adapter import Delta, Feature
+    from lora_lab.extension.contracts import AnalysisContext
+
+# What the general sentence would leave unsaid.
+_SENTENCES: Final = {
+    "dora": "DoRA: the spectrum is of scaling·B·A; the magnitudes change the whole weight and need the base.",
+    "lora_bias": "Biases of lora_B: they are added to the base's biases, not to ΔW, and are in no number here.",
+}
+_ROLES: Final = {
+    SavedRole.MODULES_TO_SAVE: "replace weights of the base",
+    SavedRole.BIAS: "replace biases of the base",
+    SavedRole.TRAINABLE_TOKENS: "change single rows of an embedding",
+    SavedRole.EMBEDDING_LAYER: "replace embedding layers of the base",
+}
+
+
+def adapter_of(context: AnalysisContext) -> Adapter:
+    """The one adapter that the context is about.
+
+    Raises
+    ------
+    AdapterError
+        it is about a full checkpoint, or about an adapter whose ΔW cannot be computed from its files.
+    """
+    subject = context.subjects[0]
+    if not isinstance(subject, Adapter):
+        raise AdapterError(
+            f"{quoted(subject.name)} is a full checkpoint, expected an adapter.",
+            hint="An analysis that takes models is listed by: lora-lab analyses",
+        )
+    refuse(subject)
+    return subject
+
+
+def refuse(adapter: Adapter) -> None:
+    """Raise AdapterError when a feature makes ΔW unknowable from the adapter's own files."""
+    for feature in adapter.features:
+        if feature.effect is Effect.REFUSED:
+            raise AdapterError(
+                f"ΔW of {quoted(adapter.name)} cannot be computed from its files: {_said(feature)}",
+                hint="lora-lab inspect shows what the files say.",
+            )
+
+
+def selected(adapter: Adapter, globs: Sequence[str]) -> tuple[Delta, ...]:
+    """Deltas that one of `globs` matches, all without globs; AdapterError when there are globs and none matches."""
+    chosen = set(select_modules(adapter.modules, globs))
+    if globs and not chosen:
+        first = adapter.modules[0] if adapter.modules else "none"
+        raise AdapterError(
+            f"No module of {quoted(adapter.name)} matches {', '.join(quoted(glob) for glob in globs)}, "
+            f"expected a name such as {quoted(first)}.",
+            hint="lora-lab inspect lists the modules.",
+        )
+    return tuple(delta for delta in adapter.deltas if delta.module in chosen)
+
+
+def outside_findings(adapter: Adapter) -> Iterator[Finding]:
+    """Yield one finding for everything the adapter does besides ΔW = scaling·B·A."""
+    told = set()
+    for feature in adapter.features:
+        if feature.effect is Effect.OUTSIDE:
+            told.add(feature.id)
+            yield Finding(feature.id, _SENTENCES.get(feature.id) or _said(feature))
+    for role, count in Counter(saved.role for saved in adapter.saved).items():
+        if role.value not in told:
+            subject = f"{count} saved tensor" + ("s" if count > 1 else "")
+            yield Finding(role.value, f"{subject} of role {role.value} {_ROLES[role]}: not part of ΔW.")
+
+
+def _said(feature: Feature) -> str:
+    return f"{feature.title}: {feature.detail}" if feature.detail else f"{feature.title}."
