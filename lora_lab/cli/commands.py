@@ -1,0 +1,188 @@
+"""The commands; each parses, asks the session and prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lora_lab.cli.context import (
+    OpenApplication,
+    Progress,
+    emit,
+    make_session,
+    module_option,
+    output_options,
+    picked,
+    session_options,
+)
+from lora_lab.cli.exits import Exit
+from lora_lab.errors import LoraLabError, quoted
+from lora_lab.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lora_lab.domain.report import Report
+    from lora_lab.extension.contracts import CommandSpec
+
+
+class Program(click.Group):
+    """The built-in commands, and those of plugins, which are loaded only when another name is asked for."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Find a command: ours first, then a plugin's."""
+        ours = super().get_command(ctx, cmd_name)
+        if ours is not None or cmd_name.startswith("-"):
+            return ours
+        from lora_lab.cli.plugged import plugged_command
+
+        return plugged_command(cmd_name)
+
+
+@click.group(
+    cls=Program,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Plugins may add commands: lora-lab plugins lists them.",
+)
+@click.version_option(__version__, "--version", prog_name="lora-lab")
+def program() -> None:
+    """Look into, compare and change LoRA adapters.
+
+    SRC is a folder, a file, org/name, org/name@revision:subfolder or hf://….
+    """
+
+
+@program.command("open")
+@click.argument("sources", nargs=-1, metavar="[SRC]...")
+@click.option("--base", metavar="BASE", help="The base model, for analyses that need one.")
+@click.option("--theme", metavar="NAME", help="Colours; t inside shows what there is.")
+@click.option(
+    "--no-state", "state", is_flag=True, flag_value=False, default=True, help="Remember nothing between runs."
+)
+@session_options
+@click.pass_obj
+def open_command(
+    open_application: OpenApplication, /, sources: Sequence[str], base: str | None, theme: str | None, **options: Any
+) -> int:
+    """Browse a folder of adapters, or one, in the terminal."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise LoraLabError("open needs a terminal, and there is none here.", hint="For a script: lora-lab ls --json")
+    from lora_lab.sources.locators import parse
+
+    for source in sources:
+        found = parse(source)
+        if found.is_local and not os.path.lexists(found.path):
+            raise LoraLabError(f"{quoted(source)} does not exist.", hint="Give a folder or an adapter that is there.")
+    chosen = {**picked(options), "state": options["state"], **({"theme": theme} if theme else {})}
+    return open_application(chosen, list(sources), base)
+
+
+@program.command("ls")
+@click.argument("source", default=".", metavar="[SRC]")
+@session_options
+@output_options
+def ls_command(source: str, **options: Any) -> None:
+    """List adapters and bases from their headers; broken ones with the reason."""
+    emit(make_session(options).ls(source), options)
+
+
+@program.command("inspect")
+@click.argument("source", metavar="SRC")
+@click.option("--strict", is_flag=True, help="Exit 1 when there is a warning.")
+@session_options
+@output_options
+def inspect_command(source: str, *, strict: bool, **options: Any) -> int:
+    """Say what an adapter or a base is: configuration, shapes, everything that changes ΔW."""
+    report = make_session(options).inspect(source)
+    emit(report, options)
+    return Exit.NO if strict and report.findings else Exit.DONE
+
+
+@program.command("spectrum")
+@click.argument("source", metavar="SRC")
+@module_option
+@session_options
+@output_options
+def spectrum_command(source: str, modules: Sequence[str], **options: Any) -> None:
+    """Compute the singular values of every module's ΔW, and what follows from them."""
+    session = make_session(options)
+    emit(_watched(options, lambda watcher: session.spectrum(source, modules=modules, observer=watcher)), options)
+
+
+@program.command("analyze")
+@click.argument("analysis", metavar="ID")
+@click.argument("sources", nargs=-1, required=True, metavar="SRC...")
+@click.option("--base", metavar="BASE", help="The base model.")
+@click.option("--param", "parameters", multiple=True, metavar="K=V", help="A parameter; may be repeated.")
+@module_option
+@session_options
+@output_options
+def analyze_command(
+    analysis: str,
+    sources: Sequence[str],
+    base: str | None,
+    parameters: Sequence[str],
+    modules: Sequence[str],
+    **options: Any,
+) -> None:
+    """Run any analysis, a plugin's too."""
+    session = make_session(options)
+    values = dict(_split(text) for text in parameters)
+    report = _watched(
+        options,
+        lambda watcher: session.analyze(
+            analysis, sources, base=base, parameters=values, modules=modules, observer=watcher
+        ),
+    )
+    emit(report, options)
+
+
+@program.command("plugins")
+@session_options
+@output_options
+def plugins_command(**options: Any) -> None:
+    """List plugins: what they add, where they come from, whether they loaded."""
+    emit(make_session(options).plugins(), options)
+
+
+@program.command("analyses")
+@session_options
+@output_options
+def analyses_command(**options: Any) -> None:
+    """List analyses with their parameters."""
+    emit(make_session(options).analyses(), options)
+
+
+def plugged(spec: CommandSpec) -> click.Command:
+    """A plugin's command as one of ours."""
+    from lora_lab.cli.plugged import option_of
+
+    parameters: list[click.Parameter] = [option_of(parameter) for parameter in spec.parameters]
+    if spec.takes_sources:
+        parameters.insert(0, click.Argument(["sources"], nargs=-1, metavar="[SRC]..."))
+
+    def call(sources: Sequence[str] = (), **options: Any) -> None:
+        session = make_session(options)
+        values = {parameter.id: options[parameter.id] for parameter in spec.parameters}
+        emit(spec.run(session, sources, values), options)
+
+    command = click.Command(spec.name, callback=call, params=parameters, help=spec.summary)
+    return output_options(session_options(command))
+
+
+def _watched(options: dict[str, Any], work: Callable[[Progress], Report]) -> Report:
+    progress = Progress(options)
+    try:
+        return work(progress)
+    finally:
+        progress.clear()
+
+
+def _split(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise LoraLabError(f"The parameter {quoted(text)} has no value, expected K=V.")
+    return key, value

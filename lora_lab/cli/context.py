@@ -1,0 +1,130 @@
+"""What every command shares: options, the session they make, progress, and the way a Report goes out."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from lora_lab.errors import LoraLabError
+from lora_lab.safetext import safe_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lora_lab.domain.report import Report
+    from lora_lab.session import Session
+
+OpenApplication = Callable[[dict[str, Any], list[str], str | None], int]
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_BAR_SECONDS = 0.1
+_SESSION_OPTIONS = ("device", "seed", "offline", "allow_pickle", "follow_symlinks", "alpha", "cache", "plugins")
+
+
+def session_options(command: Command) -> Command:
+    """Options that decide what a session may do."""
+    for option in reversed(
+        (
+            click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps."),
+            click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all randomness."),
+            click.option("--offline", is_flag=True, help="Never ask the Hub; use what is cached."),
+            click.option("--allow-pickle", is_flag=True, help="Convert .bin files, weights only, in a process apart."),
+            click.option("--follow-symlinks", is_flag=True, help="Read through links that leave an adapter's folder."),
+            click.option("--alpha", type=float, help="lora_alpha of an adapter that does not say."),
+            click.option("--no-cache", "cache", is_flag=True, flag_value=False, default=True, help="Remember nothing."),
+            click.option(
+                "--no-plugins", "plugins", is_flag=True, flag_value=False, default=True, help="Built-ins only."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def output_options(command: Command) -> Command:
+    """Options that decide what is shown."""
+    for option in reversed(
+        (
+            click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
+            click.option("--quiet", is_flag=True, help="No warnings on stderr."),
+            click.option("--no-progress", is_flag=True, help="No progress on stderr."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+module_option = click.option("--module", "modules", multiple=True, metavar="GLOB", help="Only these; may be repeated.")
+
+
+def picked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a command's options that a Session takes."""
+    return {name: options[name] for name in _SESSION_OPTIONS}
+
+
+def make_session(options: Mapping[str, Any]) -> Session:
+    """The session that the options describe."""
+    from lora_lab.session import Session
+
+    return Session(**picked(options))
+
+
+def emit(report: Report, options: Mapping[str, Any]) -> None:
+    """Print a Report to stdout, as JSON or for a person, and its warnings to stderr."""
+    if options["as_json"]:
+        print(json.dumps(report.to_json(), ensure_ascii=False, allow_nan=False, default=_fault))
+        return
+    from lora_lab.cli.rendering import render
+
+    for line in render(report):
+        print(line)
+    if not options["quiet"]:
+        for finding in report.findings:
+            print(f"! {safe_text(finding.message)}", file=sys.stderr)
+
+
+def _fault(value: object) -> None:
+    raise LoraLabError(f"A result of type {type(value).__name__} cannot be written as JSON.")
+
+
+class Progress:
+    """A line on stderr with count, rate and time left; nothing where stderr is no terminal."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._is_shown = sys.stderr.isatty() and not options["no_progress"] and not options["quiet"]
+        self._start = time.monotonic()
+        self._last = 0.0
+        self._was_shown = False
+
+    def advance(self, done: int, total: int, what: str = "") -> None:
+        """Redraw, at most ten times a second."""
+        now = time.monotonic()
+        if not self._is_shown or (done < total and now - self._last < _BAR_SECONDS):
+            return
+        self._last, self._was_shown = now, True
+        spent = max(now - self._start, 1e-9)
+        rate = done / spent
+        left = (total - done) / rate if rate else 0.0
+        print(
+            f"\r\x1b[K{done}/{total}  {rate:.0f}/s  {left:.0f} s left  {safe_text(what, limit=40)}",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Printed with the rest."""
+
+    def is_cancelled(self) -> bool:
+        """Ctrl-C raises by itself."""
+        return False
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._was_shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

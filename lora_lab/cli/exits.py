@@ -1,0 +1,33 @@
+"""Exit codes, and which error has which."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from lora_lab.errors import CancelledError, HubError, LoraLabError, OperationError, PluginError
+
+
+class Exit(IntEnum):
+    """What the exit code says."""
+
+    DONE = 0
+    NO = 1
+    WRONG_INPUT = 2
+    FAILED = 3
+    NOT_ESTABLISHED = 4
+    CANCELLED = 130
+
+
+def exit_of(error: LoraLabError) -> Exit:
+    """Exit code for an error.
+
+    Examples
+    --------
+    >>> exit_of(OperationError("The disk is full."))
+    <Exit.FAILED: 3>
+    """
+    if isinstance(error, CancelledError):
+        return Exit.CANCELLED
+    if isinstance(error, OperationError | HubError | PluginError):
+        return Exit.FAILED
+    return Exit.WRONG_INPUT

@@ -1,0 +1,120 @@
+"""From a delta to its two matrices: orientation, kernels, experts, diagonals and finiteness settled here once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lora_lab.domain.adapter import DeltaKind
+from lora_lab.errors import NumericalError, quoted
+from lora_lab.extension.contracts import Factors
+from lora_lab.storage.reading import read_tensor, read_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import torch
+
+    from lora_lab.domain.adapter import Delta
+    from lora_lab.domain.tensors import TensorRef
+
+
+class FactorReader:
+    """Reads factors from files; nothing is kept."""
+
+    def tensor(self, ref: TensorRef) -> torch.Tensor:
+        """Read one tensor as stored."""
+        return read_tensor(ref)
+
+    def factors(self, delta: Delta) -> Factors:
+        """Read the two matrices of `delta`.
+
+        Raises
+        ------
+        NumericalError
+            a factor holds NaN or infinity; module, tensor and count are named.
+        FileFormatError
+            the file changed since its header was read.
+        """
+        return next(self.factors_of((delta,)))[1]
+
+    def factors_of(self, deltas: Sequence[Delta]) -> Iterator[tuple[Delta, Factors]]:
+        """Read the matrices of many deltas, in order, each file opened once.
+
+        Experts that follow each other share their tensors, which are then read once.
+
+        Yields
+        ------
+        each delta with its factors; at most one tensor of each role is held beyond what the caller keeps
+        """
+        wanted = [ref for group in _groups(deltas) for ref in _refs(group[0])]
+        tensors = read_tensors(wanted)
+        try:
+            for group in _groups(deltas):
+                held = [next(tensors)[1] for _ in _refs(group[0])]
+                for delta in group:
+                    yield delta, _factors(delta, held)
+        finally:
+            tensors.close()
+
+
+def _groups(deltas: Sequence[Delta]) -> Iterator[list[Delta]]:
+    """Runs of deltas that are cut out of the same tensors."""
+    group: list[Delta] = []
+    for delta in deltas:
+        if group and _refs(group[0]) != _refs(delta):
+            yield group
+            group = []
+        group.append(delta)
+    if group:
+        yield group
+
+
+def _refs(delta: Delta) -> tuple[TensorRef, ...]:
+    refs = (delta.lora_A, delta.lora_B)
+    return refs if delta.diagonal is None else (*refs, delta.diagonal)
+
+
+def _factors(delta: Delta, tensors: list[torch.Tensor]) -> Factors:
+    lora_A, lora_B = (_usable(delta, ref, tensor) for ref, tensor in zip(_refs(delta)[:2], tensors[:2], strict=True))
+    if delta.kind is DeltaKind.CONV:
+        lora_A = lora_A.flatten(1)  # (r, in·k…)
+        lora_B = _block_diagonal(lora_B.flatten(1), delta.groups)  # (out, r)
+    if delta.kind is DeltaKind.EXPERTS:
+        expert = delta.expert or 0
+        lora_A = lora_A.reshape(delta.experts, delta.rank, -1)[expert]  # (r, in), expert-major
+        lora_B = lora_B.reshape(-1, delta.rank, delta.experts)[:, :, expert]  # (out, r), rank-major
+    if delta.diagonal is not None:
+        diagonal = _usable(delta, delta.diagonal, tensors[2])
+        lora_A = diagonal.double()[:, None] * lora_A.double()  # diag(d)·A
+    is_transposed = delta.kind is DeltaKind.EMBEDDING or delta.fan_in_fan_out
+    return Factors(lora_A, lora_B, delta.scaling, is_transposed)
+
+
+def _block_diagonal(lora_B: torch.Tensor, groups: int) -> torch.Tensor:
+    """Full B of a grouped convolution, (out, r), from its (out, r/groups): group g sees only its own rows of A."""
+    if groups == 1:
+        return lora_B
+    rows, rank = lora_B.shape[0] // groups, lora_B.shape[1]
+    whole = lora_B.new_zeros(lora_B.shape[0], rank * groups)
+    for group in range(groups):
+        of_rows, of_ranks = slice(group * rows, (group + 1) * rows), slice(group * rank, (group + 1) * rank)
+        whole[of_rows, of_ranks] = lora_B[of_rows]
+    return whole
+
+
+def _usable(delta: Delta, ref: TensorRef, tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor`, when it is finite; eight-bit floats, which have no arithmetic, as float32."""
+    import torch
+
+    if ref.dtype.bits == 8:
+        tensor = tensor.to(torch.float32)
+    # A sum is finite only if every element is, unless it overflows; then the elements themselves decide.
+    if not torch.isfinite(tensor.sum(dtype=torch.float64)):
+        bad = int((~torch.isfinite(tensor)).sum())
+        if bad:
+            raise NumericalError(
+                f"The factor {quoted(ref.name)} of {quoted(delta.module)} in {quoted(ref.file.path)} holds {bad} "
+                "values that are NaN or infinite, expected finite numbers.",
+                hint="The training diverged, or the file is damaged.",
+            )
+    return tensor

@@ -1,0 +1,80 @@
+"""Opening what lies at a path: the format that recognises it reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lora_lab.domain.base import Base
+from lora_lab.errors import AdapterError, FileFormatError, MissingFileError, quoted
+from lora_lab.extension.contracts import Recognition
+from lora_lab.storage.files import read_json, stamp
+from lora_lab.storage.shards import read_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from lora_lab.domain.adapter import Adapter
+    from lora_lab.extension.contracts import AdapterFormat, ReadOptions
+
+
+def open_adapter(path: Path, formats: Iterable[AdapterFormat], options: ReadOptions) -> Adapter:
+    """Open the adapter at `path` with the one format that reads it.
+
+    Raises
+    ------
+    MissingFileError
+        nothing is there.
+    UnsupportedFormatError
+        a format knows it by name only.
+    AdapterError
+        no format knows it, or several want to read it.
+    """
+    if not path.exists():
+        stamp(path)  # words why
+    recognised = [(found.recognise(path), found) for found in formats]
+    readable = [found for recognition, found in recognised if recognition is Recognition.READABLE]
+    if len(readable) > 1:
+        names = ", ".join(found.id for found in readable)
+        raise AdapterError(f"{quoted(path)} is recognised by several formats, {names}, expected one.")
+    named = [found for recognition, found in recognised if recognition is Recognition.NAMED]
+    for found in (*readable, *named):
+        return found.read(path, options)
+    if path.is_file():
+        from lora_lab.storage.header import read_header
+
+        tensors = read_header(path).tensors  # words what is wrong with the file itself
+        raise AdapterError(
+            f"{quoted(path)} holds {len(tensors)} tensors and no LoRA adapter that is known.",
+            hint="An adapter of PEFT is a folder with adapter_config.json and adapter_model.safetensors.",
+        )
+    raise MissingFileError(
+        f"{quoted(path)} holds no adapter, expected adapter_config.json and adapter_model.safetensors.",
+        hint="lora-lab ls lists what a folder holds.",
+    )
+
+
+def open_base(path: Path, *, locator: str = "", name: str = "", follow_symlinks: bool = False) -> Base:
+    """Open the checkpoint at `path`: headers of all its shards, and ``config.json`` when there is one.
+
+    Raises
+    ------
+    FileFormatError
+        as :func:`~lora_lab.storage.shards.read_checkpoint`.
+    """
+    checkpoint = read_checkpoint(path, follow_symlinks=follow_symlinks)
+    folder = path if path.is_dir() else path.parent
+    config = folder / "config.json"
+    document = read_json(config) if config.is_file() else {}
+    if not isinstance(document, dict):
+        raise FileFormatError(f"{quoted(config)} is no object of settings, expected a model's config.json.")
+    return Base(
+        name=name or folder.resolve().name,
+        locator=locator or str(path),
+        path=str(path),
+        tensors=checkpoint.tensors,
+        shards=checkpoint.shards,
+        configuration=document,
+        metadata=checkpoint.metadata,
+        findings=checkpoint.findings,
+    )

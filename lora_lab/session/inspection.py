@@ -1,0 +1,175 @@
+"""Everything that a file says about itself, as a Report; no torch is needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
+from lora_lab.errors import quoted
+from lora_lab.session.records import record_of
+from lora_lab.storage.reading import read_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lora_lab.domain.adapter import Adapter
+    from lora_lab.domain.base import Base
+
+_ZERO_CHECK_BYTES: Final = 1 << 30  # in all; a larger adapter's zeros are found by its spectrum
+
+_ADAPTER: Final = (
+    Column("format", "Format", ColumnKind.TEXT),
+    Column("peft_type", "Type", ColumnKind.TEXT),
+    Column("base_model", "Base model", ColumnKind.TEXT),
+    Column("rank_min", "Smallest rank", ColumnKind.INTEGER),
+    Column("rank_max", "Largest rank", ColumnKind.INTEGER),
+    Column("parameters", "Parameters", ColumnKind.INTEGER),
+    Column("size_bytes", "Size", ColumnKind.BYTES, unit="bytes"),
+)
+_FEATURES: Final = (
+    Column("id", "Feature", ColumnKind.TEXT),
+    Column("title", "Name", ColumnKind.TEXT, is_wide=True),
+    Column("effect", "Effect", ColumnKind.TEXT),
+    Column("detail", "What it does", ColumnKind.TEXT),
+    Column("modules", "Modules", ColumnKind.INTEGER),
+)
+_MODULES: Final = (
+    Column("module", "Module", ColumnKind.TEXT),
+    Column("kind", "Kind", ColumnKind.TEXT),
+    Column("shape", "Shape", ColumnKind.SHAPE),
+    Column("rank", "r", ColumnKind.INTEGER),
+    Column("alpha", "α", ColumnKind.NUMBER),
+    Column("scaling", "Scaling", ColumnKind.NUMBER, formula="α/r, or α/√r for rsLoRA"),
+    Column("dtype", "dtype", ColumnKind.TEXT),
+    Column("parameters", "Parameters", ColumnKind.INTEGER),
+)
+_BASE: Final = (
+    Column("format", "Format", ColumnKind.TEXT),
+    Column("architecture", "Architecture", ColumnKind.TEXT),
+    Column("parameters", "Parameters", ColumnKind.INTEGER),
+    Column("size_bytes", "Size", ColumnKind.BYTES, unit="bytes"),
+    Column("shards", "Shards", ColumnKind.INTEGER),
+)
+_TENSORS: Final = (
+    Column("module", "Tensor", ColumnKind.TEXT),
+    Column("shape", "Shape", ColumnKind.SHAPE),
+    Column("dtype", "dtype", ColumnKind.TEXT),
+    Column("parameters", "Parameters", ColumnKind.INTEGER),
+)
+_SAVED: Final = (
+    Column("module", "Module", ColumnKind.TEXT),
+    Column("role", "Role", ColumnKind.TEXT),
+    Column("tensor", "Tensor", ColumnKind.TEXT),
+    Column("shape", "Shape", ColumnKind.SHAPE),
+    Column("dtype", "dtype", ColumnKind.TEXT),
+)
+
+
+def inspect_adapter(adapter: Adapter) -> Report:
+    """Report on an adapter from its headers, its configuration, and the zeros among its lora_B."""
+    rank_min, rank_max = adapter.ranks
+    values = {
+        "format": adapter.format,
+        "peft_type": adapter.peft_type,
+        "base_model": adapter.base_model,
+        "rank_min": rank_min,
+        "rank_max": rank_max,
+        "parameters": adapter.parameters,
+        "size_bytes": adapter.size_bytes,
+    }
+    modules = tuple(
+        {
+            "module": delta.module,
+            "kind": delta.kind.value,
+            "shape": list(delta.shape),
+            "rank": delta.rank,
+            "alpha": delta.alpha,
+            "scaling": delta.scaling,
+            "dtype": "+".join(dict.fromkeys((str(delta.lora_A.dtype), str(delta.lora_B.dtype)))),
+            "parameters": delta.parameters,
+        }
+        for delta in adapter.deltas
+    )
+    tables = [Table("features", "What changes ΔW, or the model beside it", _FEATURES, _features(adapter), key="id")]
+    if adapter.saved:
+        tables.append(Table("saved", "Tensors beside the factors", _SAVED, _saved(adapter), key="tensor"))
+    return Report(
+        command="inspect",
+        title=adapter.name,
+        tables=(*tables, Table("modules", "Modules", _MODULES, modules)),
+        scalars=(Scalars("", "Adapter", _ADAPTER, values),),
+        findings=(*adapter.findings, *_zeros(adapter)),
+        inputs=(record_of(adapter, headers_only=True),),
+    )
+
+
+def inspect_base(base: Base) -> Report:
+    """Report on a checkpoint from the headers of its shards."""
+    architectures = base.configuration.get("architectures")
+    values = {
+        "format": "safetensors",
+        "architecture": architectures[0] if isinstance(architectures, list) and architectures else None,
+        "parameters": base.parameters,
+        "size_bytes": base.size_bytes,
+        "shards": len(base.shards),
+    }
+    tensors = tuple(
+        {"module": name, "shape": list(ref.shape), "dtype": str(ref.dtype), "parameters": ref.elements}
+        for name, ref in base.tensors.items()
+    )
+    return Report(
+        command="inspect",
+        title=base.name,
+        tables=(Table("modules", "Tensors", _TENSORS, tensors),),
+        scalars=(Scalars("", "Checkpoint", _BASE, values),),
+        findings=base.findings,
+        inputs=(record_of(base, headers_only=True),),
+    )
+
+
+def _features(adapter: Adapter) -> tuple[dict[str, Any], ...]:
+    return tuple(
+        {
+            "id": feature.id,
+            "title": feature.title,
+            "effect": feature.effect.value,
+            "detail": feature.detail,
+            "modules": feature.modules or None,
+        }
+        for feature in adapter.features
+    )
+
+
+def _saved(adapter: Adapter) -> tuple[dict[str, Any], ...]:
+    return tuple(
+        {
+            "module": saved.module,
+            "role": saved.role.value,
+            "tensor": saved.tensor.name,
+            "shape": list(saved.tensor.shape),
+            "dtype": str(saved.tensor.dtype),
+        }
+        for saved in adapter.saved
+    )
+
+
+def _zeros(adapter: Adapter) -> Iterator[Finding]:
+    """One finding for each module whose lora_B is all zero: it was never trained, and ΔW = 0.
+
+    Looking at bytes needs no arithmetic library.
+    """
+    budget, seen = _ZERO_CHECK_BYTES, set()
+    for delta in adapter.deltas:
+        budget -= delta.lora_B.size_bytes
+        if budget < 0 or delta.lora_B in seen:
+            continue
+        seen.add(delta.lora_B)
+        if _is_zero(read_bytes(delta.lora_B), delta.lora_B.dtype.bits // 8):
+            yield Finding("zero_lora_B", f"lora_B of {quoted(delta.module)} is zero: ΔW is zero there.", delta.module)
+
+
+def _is_zero(raw: bytearray, width: int) -> bool:
+    """Whether little-endian floats of `width` bytes are all zero, of either sign: only the last bit may be set."""
+    if any(raw[place::width].count(0) * width != len(raw) for place in range(width - 1)):
+        return False
+    return not raw[width - 1 :: width].translate(None, b"\x00\x80")

@@ -1,0 +1,146 @@
+"""Listing a folder: one entry for everything found, from headers, remembered for the next time.
+
+What was read is remembered in one file for each library, and holds as long as size and time of every file it came from
+are the same. Source of the idea: git's index.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_lab.domain.library import EntryKind, LibraryEntry
+from lora_lab.errors import LoraLabError
+from lora_lab.sources.local import candidates
+from lora_lab.storage.cache import JsonCache
+from lora_lab.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from lora_lab.domain.adapter import Adapter
+    from lora_lab.domain.base import Base
+    from lora_lab.domain.tensors import FileStamp
+    from lora_lab.session.session import Session
+    from lora_lab.sources.local import Candidate
+
+_CACHE_BYTES: Final = 64 << 20
+
+
+class Library:
+    """One folder of adapters and bases.
+
+    Parameters
+    ----------
+    session : opens what is new or changed
+    folder : where to look; an adapter's or a model's own folder is a library of one
+    cache_folder : None remembers nothing
+    """
+
+    def __init__(self, session: Session, folder: Path, cache_folder: Path | None) -> None:
+        self._session = session
+        self._folder = folder
+        self._cache = None
+        if cache_folder is not None:
+            self._cache = JsonCache(cache_folder / "libraries", limit_bytes=_CACHE_BYTES)
+
+    def scan(self) -> Iterator[LibraryEntry]:
+        """Yield entries as they are read; remember them when all were seen."""
+        remembered: dict[str, Any] = (self._cache.get(self._key()) if self._cache else None) or {}
+        kept: dict[str, Any] = {}
+        changed = False
+        for candidate in candidates(self._folder):
+            known = remembered.get(candidate.name)
+            if known is not None and _stamps_hold(known["stamps"]):
+                entry = LibraryEntry(**{**known["entry"], "features": tuple(known["entry"]["features"])})
+                kept[candidate.name] = known
+            else:
+                entry, stamps = self._read(candidate)
+                changed = True
+                if entry.error is None:
+                    kept[candidate.name] = {"entry": asdict(entry), "stamps": stamps}
+            yield entry
+        if self._cache and (changed or len(kept) != len(remembered)):
+            self._cache.put(self._key(), kept)
+
+    def _key(self) -> str:
+        allowed = (self._session.allow_pickle, self._session.follow_symlinks, self._session.alpha)
+        return f"library {__version__} {os.path.realpath(self._folder)} {allowed}"
+
+    def _read(self, candidate: Candidate) -> tuple[LibraryEntry, list[list[Any]]]:
+        path = str(candidate.path)
+        kind = EntryKind.BASE if candidate.is_model else EntryKind.ADAPTER
+        try:
+            if candidate.is_model:
+                base = self._session.base(path)
+                return _base_entry(base, candidate), _stamps(base.shards, candidate.path)
+            adapter = self._session.adapter(path)
+            return _adapter_entry(adapter, candidate), _stamps(adapter.files, candidate.path)
+        except LoraLabError as error:
+            broken = LibraryEntry(kind, candidate.name, path, error=error.message, hint=error.hint or None)
+            return broken, []
+
+
+def _adapter_entry(adapter: Adapter, candidate: Candidate) -> LibraryEntry:
+    alphas = {delta.alpha for delta in adapter.deltas}
+    ranks = adapter.ranks
+    return LibraryEntry(
+        kind=EntryKind.ADAPTER,
+        name=candidate.name,
+        path=str(candidate.path),
+        format=adapter.format,
+        peft_type=adapter.peft_type,
+        base_model=adapter.base_model,
+        rank_min=ranks[0],
+        rank_max=ranks[1],
+        alpha=alphas.pop() if len(alphas) == 1 else None,
+        modules=len(adapter.deltas),
+        parameters=adapter.parameters,
+        size_bytes=adapter.size_bytes,
+        dtype=_dtypes(str(delta.lora_A.dtype) for delta in adapter.deltas),
+        features=tuple(feature.id for feature in adapter.features),
+        warnings=len(adapter.findings),
+        modified_seconds=max((stamp.mtime_ns for stamp in adapter.files), default=0) / 1e9,
+    )
+
+
+def _base_entry(base: Base, candidate: Candidate) -> LibraryEntry:
+    return LibraryEntry(
+        kind=EntryKind.BASE,
+        name=candidate.name,
+        path=str(candidate.path),
+        format="safetensors",
+        parameters=base.parameters,
+        size_bytes=base.size_bytes,
+        dtype=_dtypes(str(tensor.dtype) for tensor in base.tensors.values()),
+        warnings=len(base.findings),
+        shards=len(base.shards),
+        modified_seconds=max((stamp.mtime_ns for stamp in base.shards), default=0) / 1e9,
+    )
+
+
+def _dtypes(dtypes: Iterable[str]) -> str:
+    """All dtypes, the most frequent first, joined by ``+``."""
+    return "+".join(dtype for dtype, _ in Counter(dtypes).most_common())
+
+
+def _stamps(files: Sequence[FileStamp], folder: Path) -> list[list[Any]]:
+    """Path, size and time of what an entry came from; the folder's own time tells of files that came or went."""
+    found = [[stamp.path, stamp.size_bytes, stamp.mtime_ns] for stamp in files]
+    if folder.is_dir():
+        found.append([str(folder), None, folder.stat().st_mtime_ns])
+    return found
+
+
+def _stamps_hold(stamps: Sequence[Sequence[Any]]) -> bool:
+    for path, size, mtime in stamps:
+        try:
+            status = os.stat(path)  # noqa: PTH116 - a Path for each of thousands of files costs more than the call
+        except OSError:
+            return False
+        if status.st_mtime_ns != mtime or (size is not None and status.st_size != size):
+            return False
+    return bool(stamps)

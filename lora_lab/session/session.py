@@ -1,0 +1,278 @@
+"""A session: what a person allows, what is installed, and everything that can be asked."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_lab.domain.base import Base
+from lora_lab.domain.parameters import parse_parameters
+from lora_lab.domain.progress import Unwatched
+from lora_lab.errors import LoraLabError, MissingFileError, PluginError, quoted
+from lora_lab.extension.contracts import AnalysisContext, Need, ReadOptions
+from lora_lab.extension.registry import BUILT_IN, Registry, load_registry
+from lora_lab.formats.opening import open_adapter, open_base
+from lora_lab.session import listing
+from lora_lab.session.inspection import inspect_adapter, inspect_base
+from lora_lab.session.library import Library
+from lora_lab.session.records import Hashing
+from lora_lab.session.results import Results
+from lora_lab.sources.locators import Locator, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from lora_lab.domain.adapter import Adapter
+    from lora_lab.domain.library import LibraryEntry
+    from lora_lab.domain.progress import Observer
+    from lora_lab.domain.report import Report
+    from lora_lab.extension.contracts import Analysis
+
+_CACHE_VARIABLE: Final = "LORA_LAB_CACHE_DIR"
+
+
+class Session:
+    """Opens, lists and analyses adapters and bases.
+
+    Parameters
+    ----------
+    device : auto, cpu, cuda, cuda:N or mps; where analyses compute
+    seed : of everything that draws at random
+    offline : never ask the Hub, use what is cached
+    allow_pickle : convert ``.bin`` files, weights only, in a process of their own
+    follow_symlinks : read files that a link leads to outside an adapter's folder
+    alpha : for adapters whose configuration does not say
+    cache : remember listings and results of unchanged files
+    plugins : load plugins from outside
+
+    Examples
+    --------
+    >>> session = Session()
+    >>> "spectrum" in session.registry.analyses
+    True
+    """
+
+    def __init__(
+        self,
+        *,
+        device: str = "auto",
+        seed: int = 0,
+        offline: bool = False,
+        allow_pickle: bool = False,
+        follow_symlinks: bool = False,
+        alpha: float | None = None,
+        cache: bool = True,
+        plugins: bool = True,
+    ) -> None:
+        self.device = device
+        self.seed = seed
+        self.offline = offline
+        self.allow_pickle = allow_pickle
+        self.follow_symlinks = follow_symlinks
+        self.alpha = alpha
+        self.load_plugins = plugins
+        self._cache_folder = _cache_folder() if cache else None
+
+    @cached_property
+    def registry(self) -> Registry:
+        """What is installed; loaded on first use."""
+        from lora_lab.analyses import plugin as analyses
+        from lora_lab.formats import plugin as formats
+
+        return load_registry({"formats": formats, "analyses": analyses}, load_plugins=self.load_plugins)
+
+    # Opening
+
+    def adapter(self, locator: str) -> Adapter:
+        """Open an adapter: headers and configuration.
+
+        Raises
+        ------
+        LoraLabError
+            nothing there, or not an adapter that can be read; one sentence and the next step.
+        """
+        place, revision = self._path(locator)
+        options = ReadOptions(
+            locator=locator,
+            name=_name(parse(locator), place),
+            allow_pickle=self.allow_pickle,
+            alpha=self.alpha,
+            follow_symlinks=self.follow_symlinks,
+        )
+        adapter = open_adapter(place, self.registry.formats.values(), options)
+        if revision is not None:
+            from dataclasses import replace
+
+            return replace(adapter, revision=revision)
+        return adapter
+
+    def base(self, locator: str) -> Base:
+        """Open a base model or a full fine-tune: headers of all its shards."""
+        place, _ = self._path(locator)
+        return open_base(place, locator=locator)
+
+    def open(self, locator: str) -> Adapter | Base:
+        """Open whatever is there: an adapter where a format knows one, else a checkpoint."""
+        place, _ = self._path(locator)
+        if listing.is_checkpoint(place):
+            return self.base(locator)
+        return self.adapter(locator)
+
+    def _path(self, locator: str) -> tuple[Path, str | None]:
+        found = parse(locator)
+        if found.is_local:
+            if not os.path.lexists(found.path):
+                raise MissingFileError(
+                    f"{quoted(locator)} does not exist.",
+                    hint="Give a folder or file that is there; hf:// in front of org/name asks the Hub.",
+                )
+            return Path(found.path), None
+        from lora_lab.sources.hub import fetch
+
+        fetched = fetch(found, offline=self.offline)
+        return fetched.path, fetched.commit
+
+    # Looking
+
+    def scan(self, locator: str = ".") -> Iterator[LibraryEntry]:
+        """List what a folder holds, one entry at a time, from headers alone; a broken one carries its reason."""
+        place, _ = self._path(locator)
+        return Library(self, place, self._cache_folder).scan()
+
+    def ls(self, locator: str = ".") -> Report:
+        """List what a folder holds."""
+        return listing.ls_report(locator, tuple(self.scan(locator)))
+
+    def inspect(self, locator: str, *, observer: Observer | None = None) -> Report:
+        """Say everything that an adapter's or a base's own files say; no torch is needed."""
+        del observer
+        subject = self.open(locator)
+        return inspect_base(subject) if isinstance(subject, Base) else inspect_adapter(subject)
+
+    def spectrum(self, locator: str, *, modules: Sequence[str] = (), observer: Observer | None = None) -> Report:
+        """Compute the singular values of every module's ΔW, and what follows from them."""
+        return self.analyze("spectrum", [locator], modules=modules, observer=observer)
+
+    def analyze(
+        self,
+        id: str,  # noqa: A002 - the field's own name
+        locators: Sequence[str],
+        *,
+        base: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        modules: Sequence[str] = (),
+        observer: Observer | None = None,
+    ) -> Report:
+        """Run any analysis, a plugin's too.
+
+        Parameters
+        ----------
+        id : of an entry of ``registry.analyses``
+        locators : the subjects
+        base : locator of the base model
+        parameters : values, or texts as a person types them
+        modules : globs; none means all
+        observer : told of progress and of rows as they are ready
+
+        Raises
+        ------
+        LoraLabError
+            no such analysis, too few or too many inputs, a base missing, or what the analysis itself refuses.
+        PluginError
+            a plugin's analysis failed.
+        """
+        analysis = self._analysis(id)
+        _check_inputs(analysis, locators, base)
+        values = parse_parameters(analysis.parameters, {key: str(value) for key, value in (parameters or {}).items()})
+        subjects = tuple(self._subject(analysis, locator) for locator in locators)
+        base_model = self.base(base) if base is not None else None
+        everything = (*subjects, *([base_model] if base_model else []))
+        results = Results(self._cache_folder, self.registry.owner_of("analyses", id))
+        key = results.key(id, everything, values, modules, self.device, self.seed)
+        remembered = results.get(key)
+        if remembered is not None:
+            return remembered
+        from lora_lab.formats.factors import FactorReader
+        from lora_lab.linalg.device import resolve_device
+
+        context = AnalysisContext(
+            subjects=subjects,
+            reader=FactorReader(),
+            base=base_model,
+            parameters=values,
+            modules=tuple(modules),
+            device=resolve_device(self.device),
+            seed=self.seed,
+            observer=observer or Unwatched(),
+        )
+        with Hashing(everything) as hashing:
+            report = self._run(analysis, context)
+            report = hashing.stamp(report, values)
+        results.put(key, report)
+        return report
+
+    def _run(self, analysis: Analysis, context: AnalysisContext) -> Report:
+        owner = self.registry.owner_of("analyses", analysis.id)
+        is_ours = any(record.name == owner and record.origin == BUILT_IN for record in self.registry.plugins)
+        try:
+            return analysis.run(context)
+        except LoraLabError:
+            raise
+        except Exception as error:
+            if is_ours:
+                raise
+            raise PluginError(
+                f"The analysis {quoted(analysis.id)} of the plugin {quoted(owner)} failed: "
+                f"{type(error).__name__}: {error}.",
+                hint="Tell the plugin's author.",
+            ) from error
+
+    def _analysis(self, id: str) -> Analysis:  # noqa: A002
+        try:
+            return self.registry.analyses[id]
+        except KeyError:
+            known = ", ".join(self.registry.analyses)
+            raise LoraLabError(
+                f"There is no analysis {quoted(id)}, expected one of: {known}.", hint="lora-lab analyses lists them."
+            ) from None
+
+    def _subject(self, analysis: Analysis, locator: str) -> Adapter | Base:
+        return self.open(locator) if analysis.takes_models else self.adapter(locator)
+
+    # What is installed
+
+    def plugins(self) -> Report:
+        """List every plugin, what it adds, where it comes from and whether it loaded."""
+        return listing.plugins_report(self.registry)
+
+    def analyses(self) -> Report:
+        """List every analysis with its parameters."""
+        return listing.analyses_report(self.registry)
+
+
+def _check_inputs(analysis: Analysis, locators: Sequence[str], base: str | None) -> None:
+    fewest, most = analysis.subjects
+    if not fewest <= len(locators) <= most:
+        expected = str(fewest) if fewest == most else f"{fewest} to {most}"
+        raise LoraLabError(f"The analysis {quoted(analysis.id)} got {len(locators)} inputs, expected {expected}.")
+    if analysis.base is Need.REQUIRED and base is None:
+        raise LoraLabError(
+            f"The analysis {quoted(analysis.id)} needs the base model, and none was given.", hint="Pass --base BASE."
+        )
+    if analysis.base is Need.NO and base is not None:
+        raise LoraLabError(f"The analysis {quoted(analysis.id)} takes no base model, and --base was given.")
+
+
+def _name(locator: Locator, place: Path) -> str:
+    del locator
+    return place.resolve().name
+
+
+def _cache_folder() -> Path:
+    if os.environ.get(_CACHE_VARIABLE):
+        return Path(os.environ[_CACHE_VARIABLE])
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("lora-lab"))

@@ -1,0 +1,1 @@
+"""The random-matrix view: which directions of an update stand out from what chance would make."""

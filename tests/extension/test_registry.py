@@ -1,0 +1,212 @@
+"""Plugins are loaded one by one: attributed, checked, and never at each other's cost."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lora_lab.extension import hooks
+from lora_lab.extension.contracts import CommandSpec, Need, Recognition
+from lora_lab.extension.registry import PluginState, Registry, load_registry
+from lora_lab.extension.hooks import hookimpl
+
+
+class Probe:
+    """One value that has every member that any contract asks for."""
+
+    def __init__(self, id: str = "probe") -> None:
+        self.id = id
+        self.title, self.summary, self.reference, self.suffix = "Probe", "It probes.", "", ".probe"
+        self.parameters: tuple[Any, ...] = ()
+        self.subjects, self.takes_models, self.base, self.is_exact = (1, 1), False, Need.NO, True
+
+    def run(self, context: Any) -> Any: ...
+    def recognise(self, path: Path) -> Recognition:
+        return Recognition.NO
+
+    def read(self, path: Path, options: Any) -> Any: ...
+    def combine(self, factors: Any, strengths: Any, parameters: Any) -> Any: ...
+    def swap(self, weight: Any, old: Any, new: Any) -> None: ...
+    def export(self, report: Any) -> bytes:
+        return b""
+
+
+def plugin_with(hook: str, value: Any) -> SimpleNamespace:
+    """A plugin of one hook that returns one value."""
+
+    def implementation() -> Any:
+        return [value]
+
+    implementation.__name__ = hook
+    return SimpleNamespace(**{hook: hookimpl(implementation)})
+
+
+def only(hook: str, shelf: str, value: Any, key: str) -> None:
+    """`hook` puts `value` on `shelf`, and what is none of its kind is refused by name."""
+    registry = load_registry({"one": plugin_with(hook, value)}, load_plugins=False)
+    assert getattr(registry, shelf) == {key: value}
+    assert registry.owner_of(shelf, key) == "one"
+    refused = load_registry({"two": plugin_with(hook, object())}, load_plugins=False)
+    assert getattr(refused, shelf) == {}
+    assert refused.plugins[0].state is PluginState.FAILED
+    assert hook in refused.plugins[0].errors[0]
+
+
+def test_hook_lora_lab_adapter_formats() -> None:
+    """A format reaches the shelf of formats."""
+    only("lora_lab_adapter_formats", "formats", Probe(), "probe")
+
+
+def test_hook_lora_lab_analyses() -> None:
+    """An analysis reaches the shelf of analyses."""
+    only("lora_lab_analyses", "analyses", Probe(), "probe")
+
+
+def test_hook_lora_lab_merge_methods() -> None:
+    """A method reaches the shelf of methods."""
+    only("lora_lab_merge_methods", "methods", Probe(), "probe")
+
+
+def test_hook_lora_lab_swap_strategies() -> None:
+    """A strategy reaches the shelf of strategies."""
+    only("lora_lab_swap_strategies", "strategies", Probe(), "probe")
+
+
+def test_hook_lora_lab_exporters() -> None:
+    """An exporter reaches the shelf of exporters."""
+    only("lora_lab_exporters", "exporters", Probe(), "probe")
+
+
+def test_hook_lora_lab_commands() -> None:
+    """A command reaches the shelf of commands."""
+    only("lora_lab_commands", "commands", CommandSpec("probe", "It probes.", run=lambda *_: None), "probe")  # type: ignore[arg-type,return-value]
+
+
+def test_every_hook_has_a_test_of_its_own() -> None:
+    """A hook that is added without a test is noticed."""
+    specified = {name for name in vars(hooks) if name.startswith("lora_lab_")}
+    assert specified == {name.removeprefix("test_hook_") for name in globals() if name.startswith("test_hook_")}
+
+
+def test_duplicates_name_both_owners() -> None:
+    """The first keeps the name; the second is told who has it."""
+    first, second = Probe("same"), Probe("same")
+    registry = load_registry(
+        {"one": plugin_with("lora_lab_analyses", first), "two": plugin_with("lora_lab_analyses", second)},
+        load_plugins=False,
+    )
+    assert registry.analyses == {"same": first}
+    assert "'two'" in registry.plugins[1].errors[0]
+    assert "'one'" in registry.plugins[1].errors[0]
+
+
+INSTALLED = {
+    "good": """
+        from lora_lab import hookimpl
+        class Good:
+            id = "good"; title = summary = reference = ""; parameters = (); subjects = (1, 1)
+            takes_models = False; base = "no"
+            def run(self, context): raise RuntimeError("boom")
+        @hookimpl
+        def lora_lab_analyses(): return [Good()]
+    """,
+    "missing": "import a_module_that_nobody_has",
+    "syntax": "def broken(:",
+    "exits": "import sys; sys.exit(3)",
+    "interrupts": "raise KeyboardInterrupt",
+    "misspelt": """
+        from lora_lab import hookimpl
+        @hookimpl
+        def lora_lab_analysis(): return []
+    """,
+    "raises": """
+        from lora_lab import hookimpl
+        @hookimpl
+        def lora_lab_analyses(): raise ValueError("no analyses today")
+    """,
+    "wrong": """
+        from lora_lab import hookimpl
+        @hookimpl
+        def lora_lab_analyses(): return 3
+    """,
+    "prints": """
+        print("hello from a plugin")
+        from lora_lab import hookimpl
+        @hookimpl
+        def lora_lab_analyses():
+            print("and again")
+            return []
+    """,
+    "takes_ours": """
+        from lora_lab import hookimpl
+        class Mine:
+            id = "spectrum"; title = summary = reference = ""; parameters = (); subjects = (1, 1)
+            takes_models = False; base = "no"
+            def run(self, context): pass
+        @hookimpl
+        def lora_lab_analyses(): return [Mine()]
+    """,
+}
+SENTENCES = {
+    "missing": "ModuleNotFoundError",
+    "syntax": "SyntaxError",
+    "exits": "SystemExit",
+    "interrupts": "KeyboardInterrupt",
+    "misspelt": "lora_lab_analysis",
+    "raises": "no analyses today",
+    "wrong": "lora_lab_analyses",
+    "takes_ours": "taken",
+}
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Ten distributions, nine of them faulty, where the interpreter finds them."""
+    site = tmp_path / "site"
+    site.mkdir()
+    for name, source in INSTALLED.items():
+        (site / f"faulty_{name}.py").write_text(textwrap.dedent(source))
+        info = site / f"faulty_{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: faulty-{name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[lora_lab]\n{name} = faulty_{name}\n")
+    monkeypatch.syspath_prepend(str(site))
+    yield site
+    for name in list(sys.modules):
+        if name.startswith("faulty_"):
+            del sys.modules[name]
+
+
+def everything() -> Registry:
+    from lora_lab.analyses import plugin as analyses
+
+    return load_registry({"analyses": analyses})
+
+
+def test_faulty_plugins_harm_nobody(installed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each fault is one sentence in its own record; the good plugin and the built-ins are there."""
+    registry = everything()
+    records = {record.name: record for record in registry.plugins}
+    assert registry.owner_of("analyses", "spectrum") == "analyses"
+    assert registry.owner_of("analyses", "good") == "good"
+    assert records["good"].origin == "faulty-good 1.0"
+    for name, fragment in SENTENCES.items():
+        assert records[name].state is PluginState.FAILED, name
+        assert fragment in records[name].errors[0]
+        assert "\n" not in records[name].errors[0]
+    assert records["prints"].state is PluginState.LOADED
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [("good,prints", {"good", "prints"}), ("", set())])
+def test_plugins_can_be_chosen(
+    installed: Path, monkeypatch: pytest.MonkeyPatch, chosen: str, expected: set[str]
+) -> None:
+    """A variable restricts what is loaded; an empty one loads nothing."""
+    monkeypatch.setenv("LORA_LAB_PLUGINS", chosen)
+    assert {record.name for record in everything().plugins} - {"analyses"} == expected

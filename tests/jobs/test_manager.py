@@ -1,0 +1,179 @@
+"""Jobs run in a child: cancelled at once, contained when they fail, in the order of their priority."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import textwrap
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from builders import MODULES, write_adapter
+
+from lora_lab.domain.report import Report
+from lora_lab.domain.wire import report_from_wire, report_to_wire
+from lora_lab.jobs import Job, JobEvent, JobManager, JobRequest, JobState
+from lora_lab.session import Session
+
+SLOW = """
+import time
+from lora_lab import hookimpl
+from lora_lab.domain.report import Report
+class Slow:
+    id = "slow"; title = summary = reference = ""; parameters = (); subjects = (1, 1); takes_models = False; base = "no"
+    def run(self, context):
+        print("a stray word")
+        context.observer.advance(1, 100, "begun")
+        while True: time.sleep(0.01)
+class Dies(Slow):
+    id = "dies"
+    def run(self, context):
+        import os, signal
+        os.kill(os.getpid(), signal.SIGKILL)
+class Raises(Slow):
+    id = "raises"
+    def run(self, context): raise RuntimeError("boom")
+@hookimpl
+def lora_lab_analyses(): return [Slow(), Dies(), Raises()]
+"""
+
+
+class Watcher:
+    """Keeps every event, and lets a test wait for one."""
+
+    def __init__(self) -> None:
+        self.events: list[JobEvent] = []
+        self._news = asyncio.Event()
+
+    def __call__(self, event: JobEvent) -> None:
+        self.events.append(event)
+        self._news.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(60):
+            while not condition():
+                self._news.clear()
+                await self._news.wait()
+
+    def kinds(self, job: Job) -> list[str]:
+        return [event.kind for event in self.events if event.job is job]
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> str:
+    return str(write_adapter(tmp_path / "adapter"))
+
+
+@pytest.fixture
+def watcher() -> Watcher:
+    return Watcher()
+
+
+@pytest.fixture
+async def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watcher: Watcher) -> AsyncIterator[JobManager]:
+    """A manager whose children know three analyses that misbehave."""
+    site = tmp_path / "site"
+    info = site / "slow-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "slow_plugin.py").write_text(textwrap.dedent(SLOW))
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slow\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[lora_lab]\nslow = slow_plugin\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
+    manager = JobManager(watcher, session_options={})
+    await manager.start()
+    yield manager
+    await manager.shutdown()
+
+
+def analysis(name: str, adapter: str) -> JobRequest:
+    return JobRequest("analyze", {"id": name, "locators": [adapter]})
+
+
+async def test_a_spectrum_comes_as_rows_and_as_a_whole(manager: JobManager, watcher: Watcher, adapter: str) -> None:
+    """The Report of a job is the Report of the session, column by column and digit by digit."""
+    job = manager.submit(JobRequest("spectrum", {"locator": adapter}), title="spectrum")
+    await watcher.until(lambda: job.is_over)
+    assert job.state is JobState.DONE
+    assert watcher.kinds(job)[0] == "started"
+    rows = [row["module"] for event in watcher.events if event.kind == "rows" for row in event.rows]
+    assert sorted(rows) == sorted(MODULES)
+    assert watcher.events[-1].report == Session().spectrum(adapter)
+
+
+async def test_cancelling_takes_less_than_a_second(manager: JobManager, watcher: Watcher, adapter: str) -> None:
+    """A job that never ends is ended, and the next one runs."""
+    endless = manager.submit(analysis("slow", adapter), title="slow")
+    await watcher.until(lambda: "progress" in watcher.kinds(endless))
+    assert (endless.done, endless.total, endless.what) == (1, 100, "begun")
+    after = manager.submit(JobRequest("spectrum", {"locator": adapter}), title="after")
+    start = time.monotonic()
+    manager.cancel(endless)
+    assert endless.state is JobState.CANCELLED
+    assert time.monotonic() - start < 1
+    await watcher.until(lambda: after.is_over)
+    assert after.state is JobState.DONE
+    assert watcher.kinds(endless)[-1] == "cancelled"
+
+
+async def test_a_child_that_dies_fails_one_job(manager: JobManager, watcher: Watcher, adapter: str) -> None:
+    """The job that was running fails with the reason; the next one has a fresh child."""
+    dying = manager.submit(analysis("dies", adapter), title="dies")
+    after = manager.submit(JobRequest("spectrum", {"locator": adapter}), title="after")
+    await watcher.until(lambda: after.is_over)
+    assert dying.state is JobState.FAILED
+    assert dying.error is not None
+    assert signal.SIGKILL.name in dying.error
+    assert after.state is JobState.DONE
+
+
+async def test_errors_are_sentences(manager: JobManager, watcher: Watcher, adapter: str, tmp_path: Path) -> None:
+    """A plugin that raises and a file that is not there each give their own sentence."""
+    raising = manager.submit(analysis("raises", adapter), title="raises")
+    missing = manager.submit(JobRequest("spectrum", {"locator": str(tmp_path / "none")}), title="missing")
+    await watcher.until(lambda: raising.is_over and missing.is_over)
+    assert "'raises' of the plugin 'slow' failed: RuntimeError: boom" in (raising.error or "")
+    assert "does not exist" in (missing.error or "")
+
+
+async def test_the_highest_priority_goes_first(manager: JobManager, watcher: Watcher, adapter: str) -> None:
+    """Waiting jobs run by priority, then by age; a priority can change while waiting."""
+    request = JobRequest("spectrum", {"locator": adapter})
+    jobs = [manager.submit(request, title=str(number), priority=number) for number in (0, 2, 1)]
+    manager.reprioritise(jobs[0], 3)
+    await watcher.until(lambda: all(job.is_over for job in jobs))
+    started = [event.job for event in watcher.events if event.kind == "started"]
+    assert started == [jobs[0], jobs[1], jobs[2]]
+
+
+async def test_a_newer_job_of_a_group_replaces_the_older(manager: JobManager, watcher: Watcher, adapter: str) -> None:
+    """What nobody waits for any more is cancelled, running or not."""
+    running = manager.submit(analysis("slow", adapter), title="old", group="pane")
+    await watcher.until(lambda: "started" in watcher.kinds(running))
+    newer = manager.submit(JobRequest("spectrum", {"locator": adapter}), title="new", group="pane")
+    await watcher.until(lambda: newer.is_over)
+    assert (running.state, newer.state) == (JobState.CANCELLED, JobState.DONE)
+
+
+async def test_shutdown_leaves_no_process(manager: JobManager, watcher: Watcher, adapter: str) -> None:
+    """Quitting in the middle of a job takes less than a second and leaves nothing running."""
+    job = manager.submit(analysis("slow", adapter), title="slow")
+    await watcher.until(lambda: "progress" in watcher.kinds(job))
+    child = manager._child
+    assert child is not None
+    start = time.monotonic()
+    await manager.shutdown()
+    assert time.monotonic() - start < 1
+    assert child.returncode is not None
+
+
+def test_wire_keeps_everything(tmp_path: Path) -> None:
+    """A Report survives the way through JSON unchanged."""
+    import json
+
+    report = Session().spectrum(str(write_adapter(tmp_path / "a")))
+    again = report_from_wire(json.loads(json.dumps(report_to_wire(report))))
+    assert isinstance(again, Report)
+    assert again == report

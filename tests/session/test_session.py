@@ -1,0 +1,190 @@
+"""One library API: the same answers for every shell, remembered while files stay as they are."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from builders import MODULES, delta_of, factors, write_adapter, write_base
+
+import lora_lab
+from lora_lab import LoraLabError, Session
+from lora_lab.domain.adapter import Adapter
+from lora_lab.domain.base import Base
+from lora_lab.domain.library import EntryKind
+from lora_lab.errors import MissingFileError, NumericalError
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """Two good adapters, a base, and one of each kind of trouble."""
+    folder = tmp_path / "library"
+    write_adapter(folder / "a-10", seed=1)
+    write_adapter(folder / "a-2", seed=2, use_rslora=True)
+    write_base(folder / "base")
+    half = {name: tensor for name, tensor in factors().items() if "lora_B" not in name}
+    write_adapter(folder / "half", half)
+    write_adapter(folder / "cut")
+    weights = folder / "cut" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    write_adapter(folder / "wrong-type", lora_alpha="16")
+    return folder
+
+
+def test_everything_is_listed_in_natural_order(library: Path) -> None:
+    """Good and broken stand side by side, the broken with their reasons."""
+    entries = list(Session().scan(str(library)))
+    assert [entry.name for entry in entries] == ["a-2", "a-10", "base", "cut", "half", "wrong-type"]
+    by_name = {entry.name: entry for entry in entries}
+    assert by_name["base"].kind is EntryKind.BASE
+    assert by_name["base"].parameters == sum(math.prod(shape) for shape in MODULES.values())
+    assert by_name["a-2"].error is None
+    assert "rslora" in by_name["a-2"].features
+    assert (by_name["a-2"].rank_min, by_name["a-2"].alpha, by_name["a-2"].dtype) == (4, 8.0, "F32")
+    assert "missing" in (by_name["cut"].error or "")
+    assert "lora_B" in (by_name["half"].error or "")
+    assert "lora_alpha" in (by_name["wrong-type"].error or "")
+
+
+def test_a_listing_is_remembered_until_a_file_changes(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second listing opens no good file; touching one opens that one."""
+    first = list(Session().scan(str(library)))
+    opened: list[str] = []
+    original = Session.adapter
+    monkeypatch.setattr(Session, "adapter", lambda self, locator: opened.append(locator) or original(self, locator))
+    assert list(Session().scan(str(library))) == first
+    assert [Path(name).name for name in opened] == ["cut", "half", "wrong-type"]
+    opened.clear()
+    os.utime(library / "a-2" / "adapter_model.safetensors", ns=(1, 1))
+    again = list(Session().scan(str(library)))
+    assert [Path(name).name for name in opened] == ["a-2", "cut", "half", "wrong-type"]
+    assert [entry.name for entry in again] == [entry.name for entry in first]
+
+
+def test_spectrum_is_that_of_the_dense_product(tmp_path: Path) -> None:
+    """Every digit against numpy's SVD of scaling·B·A in float64."""
+    tensors = factors(seed=5)
+    report = Session().spectrum(str(write_adapter(tmp_path / "a", tensors, alpha=12)))
+    rows = {row["module"]: row for row in report.table("modules").rows}
+    assert list(rows) == [
+        "model.layers.2.self_attn.q_proj",
+        "model.layers.2.self_attn.v_proj",
+        "model.layers.10.self_attn.q_proj",
+    ]
+    for module, row in rows.items():
+        expected = np.linalg.svd(delta_of(tensors, module, 12 / 4).numpy(), compute_uv=False)[:4]
+        np.testing.assert_allclose(row["singular_values"], expected, rtol=0, atol=1e-10 * expected[0])
+
+
+def test_inputs_carry_the_hash_of_what_was_read(tmp_path: Path) -> None:
+    """sha256 of every file, beside the locator as typed."""
+    folder = write_adapter(tmp_path / "a")
+    (record,) = Session().spectrum(str(folder)).inputs
+    assert record.locator == str(folder)
+    assert record.sha256 == {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in ("adapter_config.json", "adapter_model.safetensors")
+    }
+
+
+def test_a_result_is_remembered_until_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second time no tensor is read; a touched file is read again; a corrupt cache is ignored."""
+    from lora_lab.formats import factors as room
+
+    folder = write_adapter(tmp_path / "a")
+    first = Session().spectrum(str(folder))
+    reads: list[int] = []
+    original = room.FactorReader.factors_of
+    monkeypatch.setattr(room.FactorReader, "factors_of", lambda self, deltas: reads.append(1) or original(self, deltas))
+    assert Session().spectrum(str(folder)) == first
+    assert reads == []
+    assert Session(cache=False).spectrum(str(folder)) == first
+    assert len(reads) == 1
+    os.utime(folder / "adapter_model.safetensors", ns=(5, 5))
+    assert Session().spectrum(str(folder)) == first
+    assert len(reads) == 2
+    for kept in Path(os.environ["LORA_LAB_CACHE_DIR"]).rglob("*.json"):
+        kept.write_text("{")
+    assert Session().spectrum(str(folder)) == first
+    assert len(reads) == 3
+
+
+def test_modules_can_be_chosen(tmp_path: Path) -> None:
+    """A glob restricts the rows; one that matches nothing is an error that names a module."""
+    folder = str(write_adapter(tmp_path / "a"))
+    rows = Session().spectrum(folder, modules=["v_proj"]).table("modules").rows
+    assert [row["module"] for row in rows] == ["model.layers.2.self_attn.v_proj"]
+    with pytest.raises(LoraLabError, match="layers"):
+        Session().spectrum(folder, modules=["nothing"])
+
+
+def test_a_zero_adapter_has_a_zero_spectrum_and_says_so(tmp_path: Path) -> None:
+    """Zeros, no NaN, undefined ranks, a warning for each module; inspect sees the zeros without arithmetic."""
+    tensors = {name: tensor * ("lora_A" in name) for name, tensor in factors().items()}
+    folder = str(write_adapter(tmp_path / "zero", tensors))
+    report = Session().spectrum(folder)
+    for row in report.table("modules").rows:
+        assert row["singular_values"] == [0.0] * 4
+        assert row["stable_rank"] is None
+        assert row["effective_rank"] is None
+    assert [finding.code for finding in report.findings].count("zero_delta") == 3
+    inspected = Session().inspect(folder)
+    assert [finding.code for finding in inspected.findings].count("zero_lora_B") == 3
+
+
+def test_nan_names_the_module(tmp_path: Path) -> None:
+    """One NaN is found, named and counted."""
+    tensors = factors()
+    tensors["base_model.model.model.layers.10.self_attn.q_proj.lora_B.weight"][3, 1] = torch.nan
+    with pytest.raises(NumericalError, match=r"layers\.10\.self_attn\.q_proj"):
+        Session().spectrum(str(write_adapter(tmp_path / "a", tensors)))
+
+
+def test_open_tells_adapters_from_bases(library: Path) -> None:
+    """One call opens either."""
+    assert isinstance(Session().open(str(library / "a-2")), Adapter)
+    assert isinstance(Session().open(str(library / "base")), Base)
+
+
+def test_inspect_of_a_base_lists_its_tensors(library: Path) -> None:
+    """Name, shape and count of every tensor."""
+    document = Session().inspect(str(library / "base")).to_json()
+    assert document["architecture"] == "LlamaForCausalLM"
+    assert {row["module"].removesuffix(".weight") for row in document["modules"]} == set(MODULES)
+
+
+@pytest.mark.parametrize(
+    ("call", "fragment"),
+    [
+        (lambda session, place: session.analyze("nothing", [place]), "spectrum"),
+        (lambda session, place: session.analyze("spectrum", []), "0 inputs, expected 1"),
+        (lambda session, place: session.analyze("spectrum", [place, place]), "2 inputs, expected 1"),
+        (lambda session, place: session.analyze("spectrum", [place], base=place), "takes no base"),
+        (lambda session, place: session.analyze("spectrum", [place], parameters={"x": "1"}), "'x'"),
+        (lambda session, place: Session(device="abacus").spectrum(place), "abacus"),
+    ],
+)
+def test_wrong_requests_are_sentences(tmp_path: Path, call: object, fragment: str) -> None:
+    """What does not fit is refused by name."""
+    with pytest.raises(LoraLabError, match=fragment):
+        call(Session(), str(write_adapter(tmp_path / "a")))  # type: ignore[operator]
+
+
+def test_a_place_that_is_not_there(tmp_path: Path) -> None:
+    """Named, with a next step."""
+    with pytest.raises(MissingFileError, match="does not exist") as caught:
+        Session().adapter(str(tmp_path / "nowhere"))
+    assert caught.value.hint
+
+
+def test_public_names_are_those_promised() -> None:
+    """What may be imported from the package is a decision, not an accident."""
+    assert lora_lab.__all__ == sorted(lora_lab.__all__)
+    assert all(getattr(lora_lab, name) is not None for name in lora_lab.__all__)
+    with pytest.raises(AttributeError):
+        _ = lora_lab.nothing
