@@ -68,7 +68,7 @@ def open_command(
     open_application: OpenApplication, /, sources: Sequence[str], base: str | None, theme: str | None, **options: Any
 ) -> int:
     """Browse a folder of adapters, or one, in the terminal."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         raise LoraLabError("open needs a terminal, and there is none here.", hint="For a script: lora-lab ls --json")
     from lora_lab.sources.locators import parse
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -126,7 +128,9 @@ class Adapter:
     @property
     def parameters(self) -> int:
         """Elements of every LoRA factor."""
-        return sum(delta.parameters for delta in self.deltas)
+        # A few layouts are shared by hundreds of modules; a library of a thousand adapters feels the difference.
+        layouts = Counter((delta.lora_A.shape, delta.lora_B.shape, delta.experts or 1) for delta in self.deltas)
+        return sum(count * ((prod(a) + prod(b)) // experts) for (a, b, experts), count in layouts.items())
 
     @property
     def size_bytes(self) -> int:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from lora_lab.domain.adapter import Adapter
     from lora_lab.domain.base import Base
+    from lora_lab.domain.dtypes import DType
     from lora_lab.domain.tensors import FileStamp
     from lora_lab.session.session import Session
     from lora_lab.sources.local import Candidate
@@ -100,7 +101,7 @@ def _adapter_entry(adapter: Adapter, candidate: Candidate) -> LibraryEntry:
         modules=len(adapter.deltas),
         parameters=adapter.parameters,
         size_bytes=adapter.size_bytes,
-        dtype=_dtypes(str(delta.lora_A.dtype) for delta in adapter.deltas),
+        dtype=_dtypes(delta.lora_A.dtype for delta in adapter.deltas),
         features=tuple(feature.id for feature in adapter.features),
         warnings=len(adapter.findings),
         modified_seconds=max((stamp.mtime_ns for stamp in adapter.files), default=0) / 1e9,
@@ -115,16 +116,16 @@ def _base_entry(base: Base, candidate: Candidate) -> LibraryEntry:
         format="safetensors",
         parameters=base.parameters,
         size_bytes=base.size_bytes,
-        dtype=_dtypes(str(tensor.dtype) for tensor in base.tensors.values()),
+        dtype=_dtypes(tensor.dtype for tensor in base.tensors.values()),
         warnings=len(base.findings),
         shards=len(base.shards),
         modified_seconds=max((stamp.mtime_ns for stamp in base.shards), default=0) / 1e9,
     )
 
 
-def _dtypes(dtypes: Iterable[str]) -> str:
+def _dtypes(dtypes: Iterable[DType]) -> str:
     """All dtypes, the most frequent first, joined by ``+``."""
-    return "+".join(dtype for dtype, _ in Counter(dtypes).most_common())
+    return "+".join(str(dtype) for dtype, _ in Counter(dtypes).most_common())
 
 
 def _stamps(files: Sequence[FileStamp], folder: Path) -> list[list[Any]]:

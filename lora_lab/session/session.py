@@ -19,7 +19,7 @@ from lora_lab.session.inspection import inspect_adapter, inspect_base
 from lora_lab.session.library import Library
 from lora_lab.session.records import Hashing
 from lora_lab.session.results import Results
-from lora_lab.sources.locators import Locator, parse
+from lora_lab.sources.locators import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -96,7 +96,7 @@ class Session:
         place, revision = self._path(locator)
         options = ReadOptions(
             locator=locator,
-            name=_name(parse(locator), place),
+            name=_name(place),
             allow_pickle=self.allow_pickle,
             alpha=self.alpha,
             follow_symlinks=self.follow_symlinks,
@@ -265,9 +265,11 @@ def _check_inputs(analysis: Analysis, locators: Sequence[str], base: str | None)
         raise LoraLabError(f"The analysis {quoted(analysis.id)} takes no base model, and --base was given.")
 
 
-def _name(locator: Locator, place: Path) -> str:
-    del locator
-    return place.resolve().name
+def _name(place: Path) -> str:
+    """What an adapter at `place` is called: its folder's name, or the file's own beside others."""
+    whole = Path(os.path.abspath(place))  # noqa: PTH100 - the name as typed, not where a link leads
+    is_named_by_folder = whole.name.startswith("adapter_") and whole.suffix
+    return whole.parent.name if is_named_by_folder else whole.name
 
 
 def _cache_folder() -> Path:
