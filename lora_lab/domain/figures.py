@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Final
-
-from rich.cells import cell_len, set_cell_size
 
 NOT_THERE: Final = "—"
 PENDING: Final = "…"
@@ -171,13 +168,3 @@ def plural(amount: int, one: str, many: str = "") -> str:
     ('1 adapter', '3 base models', '0 jobs')
     """
     return f"{amount} {one if amount == 1 else many or one + 's'}"
-
-
-@lru_cache(maxsize=4096)
-def fit(text: str, width: int, is_right: bool = False) -> str:
-    """Cut `text` to `width` cells, with an ellipsis, or pad it to them."""
-    length = cell_len(text)
-    if length > width:
-        return set_cell_size(text, width - 1) + "…" if width > 1 else "…"[:width]
-    padding = " " * (width - length)
-    return padding + text if is_right else text + padding

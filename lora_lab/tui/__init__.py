@@ -1,1 +1,1 @@
-"""The terminal application: shows, and asks the session."""
+"""The terminal application: one way of showing what a Session says, and no arithmetic."""

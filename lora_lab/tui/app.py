@@ -1,0 +1,300 @@
+"""The application: one session, one manager of jobs, a stack of screens."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from textual.app import App
+
+from lora_lab.errors import LoraLabError, quoted
+from lora_lab.safetext import safe_text
+from lora_lab.tui import bindings, themes
+from lora_lab.tui.confirm import Confirm
+from lora_lab.tui.job_list import JobList
+from lora_lab.tui.messages import JobUpdated
+from lora_lab.tui.palette import ActionsProvider, why_not
+from lora_lab.tui.screens import LabScreen
+from lora_lab.tui.state import State, state_path
+from lora_lab.tui.widgets.header import HeaderBar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from textual.actions import ActionParseResult
+    from textual.binding import BindingType
+    from textual.dom import DOMNode
+
+    from lora_lab.jobs import JobEvent, JobManager
+    from lora_lab.session import Session
+
+
+_SAVE_SECONDS: Final = 2.0
+
+
+def run(session_options: dict[str, Any], sources: list[str], base: str | None) -> int:
+    """Show `sources` until the person quits; the exit code.
+
+    Parameters
+    ----------
+    session_options : keyword arguments of Session; ``state`` (default true) whether to remember anything, and
+        ``theme`` the name of a theme, are taken out first
+    sources : locators; none means the working directory
+    base : locator of the base model, for analyses that need one
+
+    Raises
+    ------
+    LoraLabError
+        there is no theme of that name.
+    """
+    app = LoraLabApp(session_options, sources, base)
+    app.run()
+    return app.return_code or 0
+
+
+class LoraLabApp(App[None], inherit_bindings=False):
+    """lora-lab in a terminal.
+
+    Parameters
+    ----------
+    session_options, sources, base : as :func:`run` takes them
+    session : used instead of one made of `session_options`
+    jobs : makes the manager of jobs, given whom to tell of its events
+    """
+
+    TITLE = "lora-lab"
+    ENABLE_COMMAND_PALETTE = True
+    COMMANDS = {ActionsProvider}  # noqa: RUF012 - Textual's own declaration; its system commands are bindings here
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings.APP]
+    HELP_TITLE = "Everywhere"
+    ESCAPE_TO_MINIMIZE = False
+    CSS = """
+    * { scrollbar-size-vertical: 1; scrollbar-size-horizontal: 1; }
+    Toast { max-width: 60; }
+    """
+
+    def __init__(
+        self,
+        session_options: Mapping[str, Any],
+        sources: Sequence[str],
+        base: str | None = None,
+        *,
+        session: Session | None = None,
+        jobs: Callable[[Callable[[JobEvent], None]], JobManager] | None = None,
+    ) -> None:
+        options = dict(session_options)
+        self.state = State(state_path() if options.pop("state", True) else None)
+        wanted_theme = options.pop("theme", None)
+        super().__init__()
+        self.session_options = options
+        self.sources = list(sources) or ["."]
+        self.base = base
+        self.job_list = JobList()
+        self.is_measuring = False  # the jobs' child process has been started
+        self._jobs: JobManager | None = None
+        self._make_jobs = jobs or self._own_jobs
+        self._session = session
+        self._session_lock = threading.Lock()
+        for theme in themes.OWN_THEMES:
+            self.register_theme(theme)
+        if wanted_theme and wanted_theme not in self.available_themes:
+            raise LoraLabError(
+                f"There is no theme {quoted(wanted_theme)}.",
+                hint=f"One of: {', '.join(sorted(self.available_themes))}.",
+            )
+        chosen = wanted_theme or self.state.get("theme", themes.DEFAULT_THEME)
+        self.theme = chosen if chosen in self.available_themes else themes.DEFAULT_THEME
+
+    # Session and jobs
+
+    @property
+    def session(self) -> Session:
+        """The session for header-level calls; made on first use, from whichever thread asks first."""
+        with self._session_lock:
+            if self._session is None:
+                from lora_lab.session import Session
+
+                self._session = Session(**self.session_options)
+            return self._session
+
+    @property
+    def jobs(self) -> JobManager:
+        """The manager of long work."""
+        if self._jobs is None:
+            self._jobs = self._make_jobs(self.on_job_event)
+        return self._jobs
+
+    def _own_jobs(self, on_event: Callable[[JobEvent], None]) -> JobManager:
+        from lora_lab.jobs import JobManager
+
+        return JobManager(on_event, session_options=self.session_options)
+
+    async def on_mount(self) -> None:
+        """Show the library; the rest waits for the first paint."""
+        from lora_lab.tui.library.screen import LibraryScreen
+
+        await self.push_screen(LibraryScreen(self.sources))
+        self.call_after_refresh(self._after_first_paint)
+        self.set_interval(_SAVE_SECONDS, self.state.save)
+
+    async def _after_first_paint(self) -> None:
+        await self.jobs.start()
+        self.is_measuring = True
+        for screen in self.screen_stack:
+            if isinstance(screen, LabScreen):
+                screen.jobs_ready()
+
+    def refresh_job_status(self) -> None:
+        """Write the words about running jobs into every header."""
+        status = self.job_status()
+        for screen in self.screen_stack:
+            if isinstance(screen, LabScreen):
+                screen.query_one(HeaderBar).status = status
+
+    def on_job_event(self, event: JobEvent) -> None:
+        """Hand an event of the job manager to every screen."""
+        self.job_list.note(event)
+        for screen in self.screen_stack:
+            screen.post_message(JobUpdated(event))
+
+    def job_status(self) -> str:
+        """The header's words about running jobs."""
+        return self.job_list.status()
+
+    async def on_unmount(self) -> None:
+        """Remember, and leave no child process behind."""
+        self.state.save()
+        if self._jobs is not None:
+            await self._jobs.shutdown()
+
+    # Where one is
+
+    @property
+    def library(self) -> LabScreen:
+        """The home screen."""
+        from lora_lab.tui.library.screen import LibraryScreen
+
+        return next(screen for screen in self.screen_stack if isinstance(screen, LibraryScreen))
+
+    @property
+    def place(self) -> LabScreen:
+        """The screen one is on, whatever dialogue is open above it."""
+        return next(screen for screen in reversed(self.screen_stack) if isinstance(screen, LabScreen))
+
+    def open_detail(self, locator: str, *, overlays: tuple[str, ...] = (), name: str = "") -> None:
+        """Show one adapter, instead of the one shown before."""
+        from lora_lab.tui.detail.screen import DetailScreen
+
+        self.go_home()
+        self.state.set("last_adapter", locator)
+        self.push_screen(DetailScreen(locator, overlays=overlays, name=name))
+
+    def action_go(self, place: str) -> None:
+        """Go to ``library``, ``detail`` or ``jobs``."""
+        from lora_lab.tui.jobs_screen import JobsScreen
+        from lora_lab.tui.library.screen import LibraryScreen
+
+        if place == "library":
+            self.go_home()
+        elif place == "jobs" and not isinstance(self.place, JobsScreen):
+            self.push_screen(JobsScreen())
+        elif place == "detail":
+            if isinstance(self.place, JobsScreen):
+                self.pop_screen()
+            if isinstance(self.place, LibraryScreen):
+                self.place.open_last()
+
+    def go_home(self) -> None:
+        """Close every screen above the library."""
+        while self.screen is not self.library:
+            self.pop_screen()
+
+    def go_back(self) -> None:
+        """Close the screen; the library closes the application."""
+        if self.screen is self.library:
+            self.ask_to_quit()
+        else:
+            self.pop_screen()
+
+    def ask_to_quit(self) -> None:
+        """Quit, after a question when a job would be lost that the person asked for."""
+        running = self.job_list.asked_for()
+        if not running:
+            self.exit()
+            return
+        what = "1 job runs" if len(running) == 1 else f"{len(running)} jobs run"
+
+        def answer(yes: bool | None) -> None:
+            if yes:
+                self.exit()
+
+        self.push_screen(Confirm(f"{what}: {running[0].title}.", "cancel and quit"), answer)
+
+    def unavailable(self, action: str, parameters: tuple[object, ...]) -> str | None:
+        """Say why there is no adapter to go to."""
+        if action == "go" and parameters == ("detail",):
+            from lora_lab.tui.jobs_screen import JobsScreen
+            from lora_lab.tui.library.screen import LibraryScreen
+
+            home = self.library
+            open_screens = [screen for screen in self.screen_stack if isinstance(screen, LabScreen)]
+            no_detail = all(isinstance(screen, LibraryScreen | JobsScreen) for screen in open_screens)
+            if no_detail and isinstance(home, LibraryScreen) and home.last_opened is None:
+                return "open an adapter first, with enter"
+        return None
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Grey an action that is not available."""
+        return None if self.unavailable(action, parameters) else True
+
+    async def run_action(
+        self,
+        action: str | ActionParseResult,
+        default_namespace: DOMNode | None = None,
+        namespaces: Mapping[str, DOMNode] | None = None,
+    ) -> bool:
+        """Do it, or say why it cannot be done."""
+        if await super().run_action(action, default_namespace, namespaces):
+            return True
+        reason = why_not(default_namespace or self, action) if isinstance(action, str) else None
+        if reason:
+            self.say(f"Not now: {reason}.", severity="warning")
+        return bool(reason)
+
+    # Words and looks
+
+    def say(self, sentence: str, *, severity: str = "information") -> None:
+        """Show a toast; the sentence is plain text."""
+        self.notify(safe_text(sentence), severity=severity, markup=False, timeout=4)  # type: ignore[arg-type]
+
+    def say_if(self, sentence: str | None) -> None:
+        """Show a toast when there is something to say."""
+        if sentence:
+            self.say(sentence)
+
+    def picture(self) -> str:
+        """The screen as SVG."""
+        return self.export_screenshot(title="lora-lab")
+
+    def action_pick_theme(self) -> None:
+        """Choose a theme with a live preview."""
+        from lora_lab.tui.theme_picker import ThemePicker
+
+        own = [theme.name for theme in themes.OWN_THEMES]
+        names = [*own, *sorted(set(self.available_themes) - set(own))]
+
+        def keep(name: str | None) -> None:
+            if name:
+                self.state.set("theme", name)
+
+        self.push_screen(ThemePicker(names, self.theme), keep)
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """Colours that our styles name beyond Textual's."""
+        return themes.variable_defaults(dark=self.current_theme.dark)
+
+    def get_css_variables(self) -> dict[str, str]:
+        """Colours of the theme, with a selected row that can be read."""
+        variables = themes.readable(super().get_css_variables())
+        self.theme_variables = variables
+        return variables

@@ -1,0 +1,1 @@
+"""The library: what a folder holds, one line for each."""
