@@ -92,11 +92,12 @@ def ls_command(source: str, **options: Any) -> None:
 @program.command("inspect")
 @click.argument("source", metavar="SRC")
 @click.option("--strict", is_flag=True, help="Exit 1 when there is a warning.")
+@module_option
 @session_options
 @output_options
-def inspect_command(source: str, *, strict: bool, **options: Any) -> int:
+def inspect_command(source: str, *, strict: bool, modules: Sequence[str], **options: Any) -> int:
     """Say what an adapter or a base is: configuration, shapes, everything that changes ΔW."""
-    report = make_session(options).inspect(source)
+    report = make_session(options).inspect(source, modules=modules)
     emit(report, options)
     return Exit.NO if strict and report.findings else Exit.DONE
 

@@ -72,7 +72,7 @@ def _table(table: Table, room: int) -> Iterator[str]:
         yield _line([row[place] for place in kept], kept, columns, widths)
     left_out = [columns[place].title for place in range(len(columns)) if place not in kept]
     if left_out:
-        yield f"({', '.join(left_out)}: in a wider terminal, or with --json)"
+        yield _shortened(f"+ {', '.join(left_out)} (in a wider terminal, or with --json)", room)
 
 
 def _flat(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> Iterator[Column]:

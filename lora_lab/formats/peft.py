@@ -5,7 +5,6 @@ Source: PEFT 0.21, ``utils/save_and_load.py`` and ``tuners/lora``.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lora_lab.domain.adapter import Adapter
@@ -26,8 +25,8 @@ from lora_lab.storage.header import read_header
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
-    from lora_lab.domain.adapter import Delta
     from lora_lab.domain.tensors import FileStamp, TensorRef
     from lora_lab.formats.peft_keys import Keys
 
@@ -110,7 +109,7 @@ class PeftFormat:
         )
 
 
-def _readable(is_readable: bool) -> Recognition:  # noqa: FBT001 - a conversion
+def _readable(is_readable: bool) -> Recognition:
     return Recognition.READABLE if is_readable else Recognition.NO
 
 
@@ -176,8 +175,6 @@ def _require_factors(weights: Path, tensors: Mapping[str, TensorRef], keys: Keys
     if not any(keys.parts.values()) and not keys.unknown:
         first = next(iter(tensors))
         raise AdapterError(
-            f"{quoted(weights)} holds {len(tensors)} tensors such as {quoted(first)} and no LoRA factor, expected names "
-            "with lora_A and lora_B."
+            f"{quoted(weights)} holds {len(tensors)} tensors such as {quoted(first)} and no LoRA factor, expected "
+            "names with lora_A and lora_B."
         )
-
-

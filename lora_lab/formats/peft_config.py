@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import isfinite, sqrt
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from lora_lab.domain.patterns import is_target, pattern_value
 from lora_lab.domain.report import Finding
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SUPPORTED_TYPES: Final = ("LORA",)
+T = TypeVar("T")
+
 # PEFT's other methods; every one of them has a configuration of its own and no lora_A and lora_B with this meaning.
 OTHER_TYPES: Final = frozenset(
     """
@@ -99,7 +101,7 @@ class Patterns:
         self._spend(started)
         return found
 
-    def _value(self, patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+    def _value(self, patterns: Mapping[str, T], module: str, default: T) -> T:
         if not patterns:
             return default
         started = monotonic()
@@ -244,7 +246,7 @@ def _require_lora(document: Mapping[str, Any], path: Path) -> None:
     if value not in SUPPORTED_TYPES:
         known = "" if value in OTHER_TYPES else "unknown "
         raise UnsupportedFormatError(
-            f"{quoted(path)} says the {known}peft_type {quoted(value)}: not readable yet, expected one of: {supported}.",
+            f"{quoted(path)} says the {known}peft_type {quoted(value)}: not readable yet, expected: {supported}.",
             hint="`lora-lab plugins` lists the readers that are installed.",
         )
 

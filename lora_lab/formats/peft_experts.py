@@ -7,8 +7,8 @@ shapes tell which is which, (hidden, 2·inner) and (inner, hidden) in one orient
 the file's own name, and is told.
 
 Deltas are called ``X.parameter[e]`` for expert e of several, ``X.parameter`` for a parameter that is one matrix, and
-``X`` where the parameter is ``weight``. Their shape is (out, in) of B·A; whether the base stores an expert's matrix like
-that or transposed is for the base's own shapes to say.
+``X`` where the parameter is ``weight``. Their shape is (out, in) of B·A; whether the base stores an expert's matrix
+like that or transposed is for the base's own shapes to say.
 
 Source: PEFT 0.21, ``tuners/lora/layer.py:ParamWrapper`` and ``tuners/tuners_utils.py:_inject_parameters``.
 """

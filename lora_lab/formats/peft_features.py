@@ -173,7 +173,10 @@ _VARIANTS: Final = {
         "Early PEFT packed several projections into one pair of factors (enable_lora).",
     ),
     "arrow_config": Feature(
-        "arrow", "Arrow", Effect.REFUSED, "Which adapters act is decided for each token, from adapters that are not here."
+        "arrow",
+        "Arrow",
+        Effect.REFUSED,
+        "Which adapters act is decided for each token, from adapters that are not here.",
     ),
     "alora_invocation_tokens": Feature(
         "alora", "Activated LoRA", Effect.OUTSIDE, "ΔW acts only after the invocation tokens; it cannot be merged."

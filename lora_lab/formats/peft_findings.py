@@ -21,9 +21,7 @@ _ALL_LINEAR: Final = "all-linear"
 _FP8: Final = frozenset((DType.F8_E4M3, DType.F8_E5M2, DType.F8_E4M3FNUZ, DType.F8_E5M2FNUZ))
 
 
-def findings_of(
-    config: PeftConfig, deltas: tuple[Delta, ...], patterns: Patterns
-) -> Iterator[Finding]:
+def findings_of(config: PeftConfig, deltas: tuple[Delta, ...], patterns: Patterns) -> Iterator[Finding]:
     """Yield what is odd about alphas, element types and targets."""
     yield from _alphas(config, deltas)
     yield from _dtypes(deltas)
@@ -39,14 +37,18 @@ def _alphas(config: PeftConfig, deltas: tuple[Delta, ...]) -> Iterator[Finding]:
     if zero:
         yield Finding("zero_alpha", f"Alpha is 0 for {_modules(zero)}: ΔW is zero, a merge would change nothing.")
     if negative:
-        yield Finding("negative_alpha", f"Alpha is negative for {_modules(negative)}: a merge subtracts what was trained.")
+        yield Finding(
+            "negative_alpha", f"Alpha is negative for {_modules(negative)}: a merge subtracts what was trained."
+        )
 
 
 def _dtypes(deltas: tuple[Delta, ...]) -> Iterator[Finding]:
     dtypes = {delta.lora_A.dtype for delta in deltas} | {delta.lora_B.dtype for delta in deltas}
     if len(dtypes) > 1:
         listed = ", ".join(sorted(dtypes))
-        yield Finding("mixed_dtypes", f"The factors are stored in different types ({listed}); they are computed in float64.")
+        yield Finding(
+            "mixed_dtypes", f"The factors are stored in different types ({listed}); they are computed in float64."
+        )
     if not dtypes.isdisjoint(_FP8):
         yield Finding(
             "fp8_factors", "Factors are stored in 8 bits without a scale of their own; they are taken as they are."

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Final
 
 from lora_lab.domain.adapter import Delta, DeltaKind
 from lora_lab.domain.modules import natural_key
-from lora_lab.domain.report import Finding
 from lora_lab.errors import AdapterError, quoted
 from lora_lab.formats import peft_keys as names
 from lora_lab.formats.peft_experts import NESTED, expert_deltas, parameter_modules
@@ -30,6 +29,7 @@ from lora_lab.formats.peft_experts import NESTED, expert_deltas, parameter_modul
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lora_lab.domain.report import Finding
     from lora_lab.domain.tensors import TensorRef
     from lora_lab.formats.peft_config import Patterns, PeftConfig
     from lora_lab.formats.peft_keys import Keys

@@ -136,7 +136,7 @@ def _require_announced(config: PeftConfig, saved: list[SavedTensor], announced: 
     ]
     if absent:
         raise AdapterError(
-            f"The configuration says modules_to_save {some(map(quoted, absent), limit=5)}, which the file does not hold.",
+            f"The configuration says modules_to_save {some(map(quoted, absent), limit=5)}, which the file lacks.",
             hint="The file is incomplete; fetch or save it again.",
         )
     if config.bias != "none" and SavedRole.BIAS not in roles:
@@ -180,7 +180,5 @@ def _without_copy(name: str) -> str:
 
 def _is_embedding(name: str, module: str, keys: Keys) -> bool:
     return (
-        module.rpartition(".")[2] in _EMBEDDING_NAMES
-        or module in keys.of(names.EMBEDDING_A)
-        or f"{_NESTED}." in name
+        module.rpartition(".")[2] in _EMBEDDING_NAMES or module in keys.of(names.EMBEDDING_A) or f"{_NESTED}." in name
     )

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 PEFT: Final = "peft"
 
 _SAM: Final = re.compile(r"^w_[ab]_[0-9]+$", re.MULTILINE)
-_PEFT_NAME: Final = re.compile(r"\.lora_(?:A|B)\.(?:[^\n]+\.)?weight$|\.lora_embedding_[AB](?:\.[^.\n]+)?$", re.MULTILINE)
+_PEFT_NAME: Final = re.compile(
+    r"\.lora_(?:A|B)\.(?:[^\n]+\.)?weight$|\.lora_embedding_[AB](?:\.[^.\n]+)?$", re.MULTILINE
+)
 _DIFFUSERS_PREFIX: Final = re.compile(
     r"^(?:transformer|transformer_2|unet|prior|text_encoder(?:_[0-9])?|diffusion_model)\.", re.MULTILINE
 )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_lab.domain.modules import select_modules
 from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
 from lora_lab.errors import quoted
 from lora_lab.session.records import record_of
 from lora_lab.storage.reading import read_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from lora_lab.domain.adapter import Adapter
     from lora_lab.domain.base import Base
@@ -65,9 +66,10 @@ _SAVED: Final = (
 )
 
 
-def inspect_adapter(adapter: Adapter) -> Report:
+def inspect_adapter(adapter: Adapter, globs: Sequence[str] = ()) -> Report:
     """Report on an adapter from its headers, its configuration, and the zeros among its lora_B."""
     rank_min, rank_max = adapter.ranks
+    shown = set(select_modules(adapter.modules, globs))
     values = {
         "format": adapter.format,
         "peft_type": adapter.peft_type,
@@ -89,6 +91,7 @@ def inspect_adapter(adapter: Adapter) -> Report:
             "parameters": delta.parameters,
         }
         for delta in adapter.deltas
+        if delta.module in shown
     )
     tables = [Table("features", "What changes ΔW, or the model beside it", _FEATURES, _features(adapter), key="id")]
     if adapter.saved:
@@ -103,8 +106,9 @@ def inspect_adapter(adapter: Adapter) -> Report:
     )
 
 
-def inspect_base(base: Base) -> Report:
+def inspect_base(base: Base, globs: Sequence[str] = ()) -> Report:
     """Report on a checkpoint from the headers of its shards."""
+    shown = set(select_modules(tuple(base.tensors), globs))
     architectures = base.configuration.get("architectures")
     values = {
         "format": "safetensors",
@@ -116,6 +120,7 @@ def inspect_base(base: Base) -> Report:
     tensors = tuple(
         {"module": name, "shape": list(ref.shape), "dtype": str(ref.dtype), "parameters": ref.elements}
         for name, ref in base.tensors.items()
+        if name in shown
     )
     return Report(
         command="inspect",

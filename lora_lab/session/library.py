@@ -56,7 +56,7 @@ class Library:
         for candidate in candidates(self._folder):
             known = remembered.get(candidate.name)
             if known is not None and _stamps_hold(known["stamps"]):
-                entry = LibraryEntry(**{**known["entry"], "features": tuple(known["entry"]["features"])})
+                entry = _remembered(known["entry"], candidate)
                 kept[candidate.name] = known
             else:
                 entry, stamps = self._read(candidate)
@@ -83,6 +83,12 @@ class Library:
         except LoraLabError as error:
             broken = LibraryEntry(kind, candidate.name, path, error=error.message, hint=error.hint or None)
             return broken, []
+
+
+def _remembered(fields: dict[str, Any], candidate: Candidate) -> LibraryEntry:
+    """An entry from its JSON; the path is that of this time, since the folder may be named in several ways."""
+    restored = {"kind": EntryKind(fields["kind"]), "features": tuple(fields["features"]), "path": str(candidate.path)}
+    return LibraryEntry(**{**fields, **restored})
 
 
 def _adapter_entry(adapter: Adapter, candidate: Candidate) -> LibraryEntry:
@@ -130,9 +136,9 @@ def _dtypes(dtypes: Iterable[DType]) -> str:
 
 def _stamps(files: Sequence[FileStamp], folder: Path) -> list[list[Any]]:
     """Path, size and time of what an entry came from; the folder's own time tells of files that came or went."""
-    found = [[stamp.path, stamp.size_bytes, stamp.mtime_ns] for stamp in files]
+    found: list[list[Any]] = [[os.path.abspath(stamp.path), stamp.size_bytes, stamp.mtime_ns] for stamp in files]  # noqa: PTH100
     if folder.is_dir():
-        found.append([str(folder), None, folder.stat().st_mtime_ns])
+        found.append([os.path.abspath(folder), None, folder.stat().st_mtime_ns])  # noqa: PTH100
     return found
 
 

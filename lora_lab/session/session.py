@@ -12,7 +12,7 @@ from lora_lab.domain.parameters import parse_parameters
 from lora_lab.domain.progress import Unwatched
 from lora_lab.errors import LoraLabError, MissingFileError, PluginError, quoted
 from lora_lab.extension.contracts import AnalysisContext, Need, ReadOptions
-from lora_lab.extension.registry import BUILT_IN, Registry, load_registry
+from lora_lab.extension.registry import BUILT_IN, PluginRecord, Registry, load_registry
 from lora_lab.formats.opening import open_adapter, open_base
 from lora_lab.session import listing
 from lora_lab.session.inspection import inspect_adapter, inspect_base
@@ -145,11 +145,16 @@ class Session:
         """List what a folder holds."""
         return listing.ls_report(locator, tuple(self.scan(locator)))
 
-    def inspect(self, locator: str, *, observer: Observer | None = None) -> Report:
-        """Say everything that an adapter's or a base's own files say; no torch is needed."""
+    def inspect(self, locator: str, *, modules: Sequence[str] = (), observer: Observer | None = None) -> Report:
+        """Say everything that an adapter's or a base's own files say; no torch is needed.
+
+        Parameters
+        ----------
+        modules : globs that restrict the rows; none means all
+        """
         del observer
         subject = self.open(locator)
-        return inspect_base(subject) if isinstance(subject, Base) else inspect_adapter(subject)
+        return inspect_base(subject, modules) if isinstance(subject, Base) else inspect_adapter(subject, modules)
 
     def spectrum(self, locator: str, *, modules: Sequence[str] = (), observer: Observer | None = None) -> Report:
         """Compute the singular values of every module's ΔW, and what follows from them."""
@@ -189,7 +194,7 @@ class Session:
         subjects = tuple(self._subject(analysis, locator) for locator in locators)
         base_model = self.base(base) if base is not None else None
         everything = (*subjects, *([base_model] if base_model else []))
-        results = Results(self._cache_folder, self.registry.owner_of("analyses", id))
+        results = Results(self._cache_folder, self._owner(id).origin)
         key = results.key(id, everything, values, modules, self.device, self.seed)
         remembered = results.get(key)
         if remembered is not None:
@@ -214,20 +219,24 @@ class Session:
         return report
 
     def _run(self, analysis: Analysis, context: AnalysisContext) -> Report:
-        owner = self.registry.owner_of("analyses", analysis.id)
-        is_ours = any(record.name == owner and record.origin == BUILT_IN for record in self.registry.plugins)
+        owner = self._owner(analysis.id)
         try:
             return analysis.run(context)
         except LoraLabError:
             raise
         except Exception as error:
-            if is_ours:
+            if owner.origin == BUILT_IN:
                 raise
             raise PluginError(
-                f"The analysis {quoted(analysis.id)} of the plugin {quoted(owner)} failed: "
+                f"The analysis {quoted(analysis.id)} of the plugin {quoted(owner.name)} failed: "
                 f"{type(error).__name__}: {error}.",
                 hint="Tell the plugin's author.",
             ) from error
+
+    def _owner(self, analysis: str) -> PluginRecord:
+        """The plugin that an analysis comes from; its origin names the distribution and its version."""
+        name = self.registry.owner_of("analyses", analysis)
+        return next(record for record in self.registry.plugins if record.name == name)
 
     def _analysis(self, id: str) -> Analysis:  # noqa: A002
         try:

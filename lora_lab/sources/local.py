@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lora_lab.domain.modules import natural_key
@@ -12,6 +11,7 @@ from lora_lab.errors import OperationError, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _DEEPEST: Final = 6
 _MOST_FOLDERS: Final = 100_000

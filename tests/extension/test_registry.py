@@ -12,8 +12,8 @@ import pytest
 
 from lora_lab.extension import hooks
 from lora_lab.extension.contracts import CommandSpec, Need, Recognition
-from lora_lab.extension.registry import PluginState, Registry, load_registry
 from lora_lab.extension.hooks import hookimpl
+from lora_lab.extension.registry import PluginState, Registry, load_registry
 
 
 class Probe:

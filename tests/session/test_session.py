@@ -57,13 +57,27 @@ def test_a_listing_is_remembered_until_a_file_changes(library: Path, monkeypatch
     opened: list[str] = []
     original = Session.adapter
     monkeypatch.setattr(Session, "adapter", lambda self, locator: opened.append(locator) or original(self, locator))
-    assert list(Session().scan(str(library))) == first
+    again = list(Session().scan(str(library)))
+    assert again == first
+    assert [type(entry.kind) for entry in again] == [EntryKind] * len(again)
     assert [Path(name).name for name in opened] == ["cut", "half", "wrong-type"]
     opened.clear()
     os.utime(library / "a-2" / "adapter_model.safetensors", ns=(1, 1))
     again = list(Session().scan(str(library)))
     assert [Path(name).name for name in opened] == ["a-2", "cut", "half", "wrong-type"]
     assert [entry.name for entry in again] == [entry.name for entry in first]
+
+
+def test_a_remembered_listing_is_whole_and_follows_the_way_it_is_named(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing from memory has the same rows, under the path that was typed this time."""
+    first = Session().ls(str(library)).to_json()
+    monkeypatch.chdir(library)
+    second = Session().ls(".").to_json()
+    for shelf in ("adapters", "bases"):
+        assert [row["name"] for row in second[shelf]] == [row["name"] for row in first[shelf]] != []
+        assert all(Path(row["path"]).exists() and not Path(row["path"]).is_absolute() for row in second[shelf])
 
 
 def test_spectrum_is_that_of_the_dense_product(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from lora_lab.tui import text
 from lora_lab.tui.export import ExportDocument
 from lora_lab.tui.library.digest import digest
 from lora_lab.tui.library.filters import compile_filter, uses_measures
-from lora_lab.tui.library.rows import BASE_WIDTH, EXPORT_NAMES, MEASURED, Row, short_base, sort_rows
+from lora_lab.tui.library.rows import BASE_WIDTH, EXPORT_NAMES, MEASURED, NAME_WIDTH, Row, short_base, sort_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -82,10 +82,13 @@ class Library:
         self.shown = tuple(row.entry.path for row in ordered)
         return self.shown
 
-    def base_width(self) -> int:
-        """Cells that the column of base models needs; what it does not need is the names'."""
-        shown = {short_base(row.entry.base_model) for row in self.rows.values()}
-        return min(BASE_WIDTH, max(len("base"), *map(len, shown))) if shown else BASE_WIDTH
+    def widths(self) -> tuple[int, int]:
+        """Cells for names and for base models: what the bases do not need is the names'."""
+        rows = self.rows.values()
+        bases = {short_base(row.entry.base_model) for row in rows}
+        base = min(BASE_WIDTH, max((len("base"), *map(len, bases))))
+        longest = max((len(row.name) for row in rows), default=NAME_WIDTH)
+        return max(NAME_WIDTH, min(longest, NAME_WIDTH + BASE_WIDTH - base)), base
 
     def summary(self) -> str:
         """How many there are of what."""

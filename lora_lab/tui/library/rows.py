@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 _NUMBER_WIDTH: Final = 7
 BASE_WIDTH: Final = 12  # at most
+NAME_WIDTH: Final = 15  # at least
 COLUMNS: Final = (
     TableColumn("mark", "", 2, is_fixed=True),
-    TableColumn("name", "name", 15, is_flexible=True, is_fixed=True, keeps_end=True),
+    TableColumn("name", "name", NAME_WIDTH, is_flexible=True, is_fixed=True, keeps_end=True),
     TableColumn("base", "base", BASE_WIDTH),
     TableColumn("type", "type", 5),
     TableColumn("r", "r", 4, is_right=True),

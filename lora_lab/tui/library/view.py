@@ -184,7 +184,8 @@ class LibraryView(LabScreen):
         self._is_arranging = False
         # Until the person has moved the cursor, it belongs where it was left; that row may come late in a scan.
         wanted = cursor or (None if self._is_settled else self._memory.text("cursor"))
-        self.table.widen("base", self.library.base_width())
+        for column, width in zip(("name", "base"), self.library.widths(), strict=True):
+            self.table.widen(column, width)
         self.table.set_rows(self.library.arrange(), cursor=wanted or None)
         self._explain_emptiness()
         self._entitle()

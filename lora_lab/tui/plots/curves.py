@@ -167,7 +167,7 @@ class CurvePlot(PlotWidget, inherit_bindings=False):
     def _index_ticks(self, low: float, high: float) -> list[Tick]:
         if self.drawing.is_empty:
             return []
-        return index_ticks(low, high, most=max(2, self._scale_rectangle.width // 5))
+        return index_ticks(low, min(high, self.drawing.last_index), most=max(2, self._scale_rectangle.width // 5))
 
     def _height_ticks(self, low: float, high: float) -> list[Tick]:
         if self.drawing.is_empty:

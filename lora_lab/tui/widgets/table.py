@@ -8,7 +8,7 @@ those that do not fit are reached by moving the column cursor.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from rich.cells import cell_len
 from rich.segment import Segment
@@ -22,6 +22,7 @@ from textual.strip import Strip
 from lora_lab.safetext import safe_text
 from lora_lab.tui import bindings
 from lora_lab.tui.text import fit
+from lora_lab.tui.widgets.columns import Cell, TableColumn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,26 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["Cell", "LabTable", "TableColumn", "fit"]
 
 _GAP: Final = 2
-
-
-class Cell(NamedTuple):
-    """What a cell shows: plain text, already safe, and one of the tones ``dim good warn bad a b`` or none."""
-
-    text: str
-    tone: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class TableColumn:
-    """A column of fixed width, in cells; a flexible one takes what is left over."""
-
-    id: str
-    title: str
-    width: int
-    is_right: bool = False
-    is_flexible: bool = False
-    is_fixed: bool = False  # stays when others are scrolled out
-    keeps_end: bool = False  # a text too long loses its middle: names often differ at their end
 
 
 class LabTable(ScrollView, can_focus=True, inherit_bindings=False):
