@@ -149,7 +149,9 @@ class LoraLabApp(App[None], inherit_bindings=False):
         status = self.job_status()
         for screen in self.screen_stack:
             if isinstance(screen, LabScreen):
-                screen.query_one(HeaderBar).status = status
+                # A screen that was pushed a moment ago has no header yet; it asks for the status when it mounts.
+                for header in screen.query(HeaderBar):
+                    header.status = status
 
     def on_job_event(self, event: JobEvent) -> None:
         """Hand an event of the job manager to every screen."""

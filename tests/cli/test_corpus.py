@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from builders import write_adapter
+from corpus.adapter_cases import CASES as ADAPTERS
+from corpus.adapter_cases import AdapterCase
 from corpus.storage_cases import CASES, Case
 
 from lora_lab import LoraLabError, Session
@@ -69,3 +71,34 @@ def test_a_library_of_broken_files_is_listed(tmp_path: Path, capsys: pytest.Capt
     assert cli("ls", str(tmp_path)) == 0
     shown = capsys.readouterr()
     assert not any(is_suspicious(line) for line in (shown.out + shown.err).splitlines())
+
+
+@pytest.mark.parametrize("case", ADAPTERS, ids=lambda case: f"{case.number}-{case.id}")
+def test_adapters_that_contradict_themselves(
+    case: AdapterCase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refused by the library and by every command in the same sentence, or read with a warning that names it."""
+    folder = tmp_path / "adapter"
+    case.build(folder)
+    code = cli("inspect", str(folder))
+    printed = capsys.readouterr()
+    if case.finding:
+        assert code == 0, printed.err
+        assert case.finding in {finding.code for finding in Session().adapter(str(folder)).findings}
+        assert cli("inspect", str(folder), "--strict") == 1
+        return
+    assert code == 2, printed
+    assert case.fragment in printed.err
+    assert printed.out == ""
+    assert len(printed.err.splitlines()) <= 2
+    (entry,) = Session(cache=False).scan(str(tmp_path))
+    assert f"lora-lab: {entry.error}" == printed.err.splitlines()[0]
+
+
+def test_a_pickle_is_read_when_it_is_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the word for it, weights only, the numbers are those of the safetensors file."""
+    write_adapter(tmp_path / "safe")
+    next(case for case in ADAPTERS if case.id == "pickle").build(tmp_path / "pickled")
+    assert cli("spectrum", str(tmp_path / "pickled"), "--allow-pickle", "--json") == 0
+    converted = json.loads(capsys.readouterr().out)
+    assert converted["modules"] == Session().spectrum(str(tmp_path / "safe")).to_json()["modules"]

@@ -324,3 +324,14 @@ async def test_export_writes_csv_json_svg_and_never_over_a_file(
     assert names_in(tmp_path) == [
         "library-2.csv", "library.csv", "library.json", "screen.svg",
     ]  # fmt: skip
+
+
+async def test_a_screen_that_is_not_composed_yet_disturbs_nobody() -> None:
+    """News of the jobs may come between the push of a screen and its first child."""
+    app = make_app()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot)
+        app.push_screen(JobsScreen())
+        app.refresh_job_status()
+        await pilot.pause()
+        assert isinstance(app.screen, JobsScreen)

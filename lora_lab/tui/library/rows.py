@@ -91,6 +91,8 @@ class Row:
         """What it is, in a word."""
         if self.entry.kind == EntryKind.BASE:
             return "base"
+        if "dora" in self.entry.features:
+            return "DORA"
         return safe_text(self.entry.peft_type or self.entry.format or "")
 
     def total(self, name: str) -> float | None:

@@ -1,0 +1,76 @@
+"""Take the README's pictures from the running application.
+
+    python tests/pictures.py
+
+Writes ``.github/pictures/*.svg``: the library of sample adapters, and one adapter with another laid over it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PICTURES = ROOT / ".github" / "pictures"
+SIZE = (120, 32)
+SHOWN, OVERLAID = "banking77-r8-seed0", "banking77-r8-seed1"
+
+
+async def take() -> dict[str, str]:
+    """Pictures under their names."""
+    from tui.fakes import ready, until
+
+    from lora_lab.tui.app import LoraLabApp
+    from lora_lab.tui.detail.screen import DetailScreen
+    from lora_lab.tui.library.screen import LibraryScreen
+
+    taken = {}
+    app = LoraLabApp({"state": False}, ["sample_adapters"])
+    async with app.run_test(size=SIZE) as pilot:
+        await ready(pilot)
+        screen = app.library
+        assert isinstance(screen, LibraryScreen)
+        measured = screen.library.rows.values
+        await until(pilot, lambda: all(row.digest for row in measured() if row.is_measurable), turns=20_000)
+        for name in (SHOWN, OVERLAID):
+            screen.table.move_to(next(key for key, row in screen.library.rows.items() if row.name == name))
+            await pilot.press("space")
+        screen.table.move_to(next(key for key, row in screen.library.rows.items() if row.name == SHOWN))
+        await pilot.pause()
+        taken["library"] = app.picture()
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, DetailScreen))
+        detail = app.screen
+        assert isinstance(detail, DetailScreen)
+        await until(pilot, lambda: detail.feed.report is not None and bool(detail.query("SpectrumPlot")), turns=20_000)
+        await pilot.press("o")
+        await pilot.pause(1)
+        await pilot.pause()
+        taken["detail"] = app.picture()
+    return taken
+
+
+def normalised(svg: str) -> str:
+    """The same picture under the same names, run after run."""
+    return re.sub(r"terminal-\d+", "terminal", svg)
+
+
+def main() -> None:
+    """Write the pictures."""
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT / "tests"))
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ.update(LORA_LAB_CACHE_DIR=scratch, LORA_LAB_STATE_DIR=scratch, TEXTUAL_ANIMATIONS="none")
+        pictures = asyncio.run(take())
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for name, svg in pictures.items():
+        (PICTURES / f"{name}.svg").write_text(normalised(svg))
+        print(PICTURES / f"{name}.svg")
+
+
+if __name__ == "__main__":
+    main()
