@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from lora_lab.session import Session
 
 _PROGRESS_SECONDS: Final = 0.05
+# The screen goes first: a computation that takes every core must not make a key wait.
+_NICENESS: Final = 10
 
 
 class Teller:
@@ -75,6 +77,8 @@ def main() -> None:
     events = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="surrogatepass")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
+    if hasattr(os, "nice"):
+        os.nice(_NICENESS)
     from lora_lab.session import Session
 
     session = Session(**json.loads(sys.argv[1]))

@@ -10,6 +10,7 @@ from textual.app import App
 from lora_lab.errors import LoraLabError, quoted
 from lora_lab.safetext import safe_text
 from lora_lab.tui import bindings, themes
+from lora_lab.tui.background import settle_memory
 from lora_lab.tui.confirm import Confirm
 from lora_lab.tui.job_list import JobList
 from lora_lab.tui.messages import JobUpdated
@@ -138,6 +139,7 @@ class LoraLabApp(App[None], inherit_bindings=False):
         self.set_interval(_SAVE_SECONDS, self.state.save)
 
     async def _after_first_paint(self) -> None:
+        settle_memory()
         await self.jobs.start()
         self.is_measuring = True
         for screen in self.screen_stack:

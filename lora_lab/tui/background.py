@@ -6,6 +6,7 @@ network drive that hangs would keep the terminal. Whoever works here looks at ``
 
 from __future__ import annotations
 
+import gc
 import threading
 from typing import TYPE_CHECKING
 
@@ -35,3 +36,12 @@ def work_beside(
 
     threading.Thread(target=task, args=(stop, tell), name=f"lora-lab {name}", daemon=True).start()
     return stop
+
+
+def settle_memory() -> None:
+    """Take what is loaded now out of the garbage collector's sight.
+
+    Classes and modules live as long as the program; walking over a hundred thousand of them stops the screen for a
+    tenth of a second each time. Called when a library has been loaded and is there to stay.
+    """
+    gc.freeze()

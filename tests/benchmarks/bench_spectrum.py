@@ -97,7 +97,7 @@ def as_a_command(path: Path, repeats: int) -> None:
         print("  (the command line is not there)")
         return
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LORA_LAB_CACHE_DIR": str(path.parent / "cache")}
-    command = [sys.executable, "-m", "lora_lab", "spectrum", str(path), "--json"]
+    command = [sys.executable, "-P", "-m", "lora_lab", "spectrum", str(path), "--json", "--no-cache"]
 
     def run(arguments: list[str]) -> None:
         subprocess.run(arguments, env=environment, stdout=subprocess.DEVNULL, check=True)

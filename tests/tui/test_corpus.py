@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,11 +53,7 @@ async def test_every_row_is_there_with_its_reason(library: Path) -> None:
             is_fine = name == "whole" or "hostile" in name or name.rpartition("-")[2] in told
             assert is_fine == (row.entry.error is None), name
             assert row.entry.error is None or not is_suspicious(row.entry.error)
-        await until(
-            pilot,
-            partial(bool, rows["whole"].digest) if rows["whole"].digest else lambda: rows["whole"].digest,
-            turns=6000,
-        )
+        await until(pilot, lambda: bool(rows["whole"].digest), turns=6000)
         for key in list(screen.table.keys)[::7]:
             screen.table.move_to(key)
             await pilot.pause()

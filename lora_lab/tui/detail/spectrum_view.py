@@ -11,6 +11,7 @@ from textual.widgets import Static
 
 from lora_lab.safetext import safe_text
 from lora_lab.tui import text
+from lora_lab.tui.background import settle_memory
 from lora_lab.tui.plots.drawings import Spectrum, readout
 from lora_lab.tui.plots.series import GLYPHS, Drawing, View
 
@@ -88,6 +89,7 @@ class SpectrumView(Vertical):
         plot = SpectrumPlot(id="spectrum-plot")
         await self.query_one("#spectrum-holder").mount(plot)
         self.show(self.spectra, self.row, self.view)
+        settle_memory()
         self.post_message(self.PlotReady())
 
     def show(self, spectra: Sequence[Spectrum], row: Mapping[str, Any] | None, view: View) -> None:
