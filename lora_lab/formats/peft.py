@@ -151,7 +151,7 @@ def _converted(path: Path, options: ReadOptions) -> Path:
             hint="Fetch the safetensors version, or pass --allow-pickle to convert it, weights only, in a process of "
             "its own.",
         )
-    from lora_lab.formats.folders import cache_folder
+    from lora_lab.storage.folders import cache_folder
     from lora_lab.storage.pickles import converted_pickle
 
     return converted_pickle(path, cache_dir=cache_folder() / "converted")

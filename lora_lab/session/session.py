@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from lora_lab.domain.base import Base
 from lora_lab.domain.parameters import parse_parameters
@@ -20,6 +20,7 @@ from lora_lab.session.library import Library
 from lora_lab.session.records import Hashing
 from lora_lab.session.results import Results
 from lora_lab.sources.locators import parse
+from lora_lab.storage.folders import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from lora_lab.domain.progress import Observer
     from lora_lab.domain.report import Report
     from lora_lab.extension.contracts import Analysis
-
-_CACHE_VARIABLE: Final = "LORA_LAB_CACHE_DIR"
 
 
 class Session:
@@ -73,7 +72,7 @@ class Session:
         self.follow_symlinks = follow_symlinks
         self.alpha = alpha
         self.load_plugins = plugins
-        self._cache_folder = _cache_folder() if cache else None
+        self._cache_folder = cache_folder() if cache else None
 
     @cached_property
     def registry(self) -> Registry:
@@ -279,11 +278,3 @@ def _name(place: Path) -> str:
     whole = Path(os.path.abspath(place))  # noqa: PTH100 - the name as typed, not where a link leads
     is_named_by_folder = whole.name.startswith("adapter_") and whole.suffix
     return whole.parent.name if is_named_by_folder else whole.name
-
-
-def _cache_folder() -> Path:
-    if os.environ.get(_CACHE_VARIABLE):
-        return Path(os.environ[_CACHE_VARIABLE])
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("lora-lab"))
