@@ -51,6 +51,7 @@ def output_options(command: Command) -> Command:
     for option in reversed(
         (
             click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
+            click.option("--format", "exporter", metavar="ID", help="Print what an exporter makes of it: csv, json, …"),
             click.option("--quiet", is_flag=True, help="No warnings on stderr."),
             click.option("--no-progress", is_flag=True, help="No progress on stderr."),
         )
@@ -76,6 +77,11 @@ def make_session(options: Mapping[str, Any]) -> Session:
 
 def emit(report: Report, options: Mapping[str, Any]) -> None:
     """Print a Report to stdout, as JSON or for a person, and its warnings to stderr."""
+    if options["exporter"]:
+        content = make_session(options).export(report, options["exporter"])
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+        return
     if options["as_json"]:
         print(json.dumps(report.to_json(), ensure_ascii=False, allow_nan=False, default=_fault))
         return

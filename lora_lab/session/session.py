@@ -79,8 +79,10 @@ class Session:
         """What is installed; loaded on first use."""
         from lora_lab.analyses import plugin as analyses
         from lora_lab.formats import plugin as formats
+        from lora_lab.reports import plugin as reports
 
-        return load_registry({"formats": formats, "analyses": analyses}, load_plugins=self.load_plugins)
+        builtins = {"formats": formats, "analyses": analyses, "reports": reports}
+        return load_registry(builtins, load_plugins=self.load_plugins)
 
     # Opening
 
@@ -250,6 +252,23 @@ class Session:
         return self.open(locator) if analysis.takes_models else self.adapter(locator)
 
     # What is installed
+
+    def export(self, report: Report, exporter: str) -> bytes:
+        """Write `report` as the file that an installed exporter makes of it.
+
+        Parameters
+        ----------
+        exporter : id of an entry of ``registry.exporters``
+
+        Raises
+        ------
+        LoraLabError
+            there is no such exporter.
+        """
+        if exporter not in self.registry.exporters:
+            known = ", ".join(self.registry.exporters)
+            raise LoraLabError(f"There is no exporter {quoted(exporter)}, expected one of: {known}.")
+        return self.registry.exporters[exporter].export(report)
 
     def plugins(self) -> Report:
         """List every plugin, what it adds, where it comes from and whether it loaded."""

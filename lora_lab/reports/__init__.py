@@ -1,0 +1,1 @@
+"""A Report as a file; no arithmetic."""
