@@ -43,7 +43,12 @@ def transcript(block: Block) -> list[tuple[str, str]]:
 
 def run(command: str) -> str:
     """What a command prints, run in the project's folder at 100 columns."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "100"}
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "COLUMNS": "100",
+        "LORA_LAB_PLUGINS": "",
+    }
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         cwd=ROOT,

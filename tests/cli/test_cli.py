@@ -252,3 +252,42 @@ def test_a_module_in_the_working_directory_is_never_run(tmp_path: Path, adapter:
     )
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "canary").exists()
+
+
+COMMAND = """
+from lora_lab import hookimpl, Report
+from lora_lab.domain.parameters import Parameter, ParameterKind
+from lora_lab.domain.report import Scalars, Column
+from lora_lab.extension.contracts import CommandSpec
+def run(session, sources, parameters):
+    values = {"sources": list(sources), **parameters, "analyses": len(session.registry.analyses)}
+    return Report("greet", "Greeting", scalars=(Scalars("", "", (Column("name", "Name"),), values),))
+@hookimpl
+def lora_lab_commands():
+    name = Parameter("name", "Who", ParameterKind.TEXT, "you")
+    times = Parameter("times", "How often", ParameterKind.INTEGER, 1, minimum=1, maximum=3)
+    return [CommandSpec("greet", "Greet somebody.", run, (name, times))]
+"""
+
+
+def test_a_plugins_command_is_a_command(tmp_path: Path) -> None:
+    """It parses what it declares, gets a session, and prints like any other; ours are not slowed down by it."""
+    info = tmp_path / "greeting-1.0.dist-info"
+    info.mkdir()
+    (tmp_path / "greeting.py").write_text(COMMAND)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: greeting\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[lora_lab]\ngreeting = greeting\n")
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
+    done = lora_lab("greet", "a", "b", "--name", "me", "--times", "2", "--json", PYTHONPATH=path)
+    document = json.loads(done.stdout)
+    assert (document["sources"], document["name"], document["times"]) == (["a", "b"], "me", 2)
+    assert document["analyses"] >= 1
+    refused(2, "times", "greet", "--times", "9", PYTHONPATH=path)
+    assert "Greet somebody" in lora_lab("greet", "--help", PYTHONPATH=path).stdout
+
+
+def test_format_prints_what_an_exporter_makes(adapter: str) -> None:
+    """CSV on stdout, and a name that is not installed is refused."""
+    done = lora_lab("spectrum", adapter, "--format", "csv")
+    assert len(done.stdout.splitlines()) == 1 + len(MODULES)
+    refused(2, "expected one of: json, csv", "spectrum", adapter, "--format", "pdf")

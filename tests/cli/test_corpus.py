@@ -102,3 +102,29 @@ def test_a_pickle_is_read_when_it_is_allowed(tmp_path: Path, capsys: pytest.Capt
     assert cli("spectrum", str(tmp_path / "pickled"), "--allow-pickle", "--json") == 0
     converted = json.loads(capsys.readouterr().out)
     assert converted["modules"] == Session().spectrum(str(tmp_path / "safe")).to_json()["modules"]
+
+
+OTHERS = [case for case in CASES if case.reader != "file" and case.expect == "refused"]
+
+
+@pytest.mark.parametrize("case", OTHERS, ids=lambda case: f"{case.number}-{case.id}")
+def test_checkpoints_and_pickles(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Broken checkpoints, and pickles that are refused even with the word for it: one sentence, nothing on stdout."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    path = case.build(folder)
+    if case.reader == "pickle":
+        (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 8}')
+        code = cli("inspect", str(folder), "--allow-pickle")
+    else:
+        with pytest.raises(LoraLabError) as caught:
+            Session().base(str(path))
+        assert case.fragment in caught.value.message
+        code = cli("inspect", str(path))
+    printed = capsys.readouterr()
+    assert code in (2, 3), printed
+    assert printed.out == ""
+    assert printed.err.startswith("lora-lab: ")
+    assert len(printed.err.splitlines()) <= 2
+    if case.reader == "pickle":
+        assert case.fragment in printed.err
