@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -291,3 +292,36 @@ def test_format_prints_what_an_exporter_makes(adapter: str) -> None:
     done = lora_lab("spectrum", adapter, "--format", "csv")
     assert len(done.stdout.splitlines()) == 1 + len(MODULES)
     refused(2, "expected one of: json, csv", "spectrum", adapter, "--format", "pdf")
+
+
+WAITING = """
+import sys, time
+from lora_lab import hookimpl
+from lora_lab.extension.contracts import CommandSpec
+def run(session, sources, parameters):
+    print("begun", file=sys.stderr, flush=True)
+    while True: time.sleep(0.01)
+@hookimpl
+def lora_lab_commands(): return [CommandSpec("wait", "Wait.", run, takes_sources=False)]
+"""
+
+
+def test_ctrl_c_is_exit_130(tmp_path: Path) -> None:
+    """An interrupted command says so in a word, prints no data and no traceback."""
+    info = tmp_path / "waiting-1.0.dist-info"
+    info.mkdir()
+    (tmp_path / "waiting.py").write_text(WAITING)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: waiting\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[lora_lab]\nwaiting = waiting\n")
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
+    command = [sys.executable, "-P", "-m", "lora_lab", "wait"]
+    with subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "begun\n"
+        process.send_signal(signal.SIGINT)
+        printed, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert printed == ""
+    assert said.strip() == "lora-lab: Cancelled."
