@@ -85,7 +85,7 @@ def open_command(
 @session_options
 @output_options
 def ls_command(source: str, **options: Any) -> None:
-    """List adapters and bases from their headers; broken ones with the reason."""
+    """List adapters and bases; broken ones with the reason."""
     emit(make_session(options).ls(source), options)
 
 
@@ -96,7 +96,7 @@ def ls_command(source: str, **options: Any) -> None:
 @session_options
 @output_options
 def inspect_command(source: str, *, strict: bool, modules: Sequence[str], **options: Any) -> int:
-    """Say what an adapter or a base is: configuration, shapes, everything that changes ΔW."""
+    """Show configuration, shapes and what changes ΔW."""
     report = make_session(options).inspect(source, modules=modules)
     emit(report, options)
     return Exit.NO if strict and report.findings else Exit.DONE
@@ -108,7 +108,7 @@ def inspect_command(source: str, *, strict: bool, modules: Sequence[str], **opti
 @session_options
 @output_options
 def spectrum_command(source: str, modules: Sequence[str], **options: Any) -> None:
-    """Compute the singular values of every module's ΔW, and what follows from them."""
+    """Compute the singular values of every module's ΔW."""
     session = make_session(options)
     emit(_watched(options, lambda watcher: session.spectrum(source, modules=modules, observer=watcher)), options)
 
@@ -145,7 +145,7 @@ def analyze_command(
 @session_options
 @output_options
 def plugins_command(**options: Any) -> None:
-    """List plugins: what they add, where they come from, whether they loaded."""
+    """List plugins, what they add, and what went wrong."""
     emit(make_session(options).plugins(), options)
 
 
