@@ -96,13 +96,21 @@ class JobManager:
     async def _feed(self) -> None:
         """Give the child one job after another, keeping one warm between them."""
         while not self._is_closed:
-            child = await self._ready_child()
+            try:
+                child, obstacle = await self._ready_child(), ""
+            except OSError as error:  # no memory, no process, no interpreter
+                child, obstacle = None, error.strerror or type(error).__name__
             if not self._queue:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
             job = max(self._queue, key=lambda queued: (queued.priority, -queued.id))
             self._queue.remove(job)
+            if child is None:
+                job.error = f"No process could be started for this: {obstacle.lower()}."
+                job.hint = "Close other programs, then run it again."
+                self._finish(job, JobState.FAILED, "failed")
+                continue
             self._running = job
             try:
                 await self._run(child, job)

@@ -169,6 +169,29 @@ async def test_shutdown_leaves_no_process(manager: JobManager, watcher: Watcher,
     assert child.returncode is not None
 
 
+async def test_a_child_that_cannot_be_started_fails_the_job(
+    watcher: Watcher, adapter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the system's reason; the manager lives on, and works once there is room again."""
+    spawn = asyncio.create_subprocess_exec
+
+    async def refuse(*arguments: object, **options: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
+    manager = JobManager(watcher, session_options={})
+    await manager.start()
+    request = JobRequest("spectrum", {"locator": adapter})
+    first = manager.submit(request, title="first")
+    await watcher.until(lambda: first.is_over)
+    assert first.error == "No process could be started for this: resource temporarily unavailable."
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", spawn)
+    second = manager.submit(request, title="second")
+    await watcher.until(lambda: second.is_over)
+    assert second.state is JobState.DONE
+    await manager.shutdown()
+
+
 def test_wire_keeps_everything(tmp_path: Path) -> None:
     """A Report survives the way through JSON unchanged."""
     import json
