@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from lora_lab.domain.report import Report
-    from lora_lab.extension.contracts import CommandSpec
 
 
 class Program(click.Group):
@@ -155,23 +154,6 @@ def plugins_command(**options: Any) -> None:
 def analyses_command(**options: Any) -> None:
     """List analyses with their parameters."""
     emit(make_session(options).analyses(), options)
-
-
-def plugged(spec: CommandSpec) -> click.Command:
-    """A plugin's command as one of ours."""
-    from lora_lab.cli.plugged import option_of
-
-    parameters: list[click.Parameter] = [option_of(parameter) for parameter in spec.parameters]
-    if spec.takes_sources:
-        parameters.insert(0, click.Argument(["sources"], nargs=-1, metavar="[SRC]..."))
-
-    def call(sources: Sequence[str] = (), **options: Any) -> None:
-        session = make_session(options)
-        values = {parameter.id: options[parameter.id] for parameter in spec.parameters}
-        emit(spec.run(session, sources, values), options)
-
-    command = click.Command(spec.name, callback=call, params=parameters, help=spec.summary)
-    return output_options(session_options(command))
 
 
 def _watched(options: dict[str, Any], work: Callable[[Progress], Report]) -> Report:

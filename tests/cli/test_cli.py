@@ -261,6 +261,7 @@ from lora_lab.domain.parameters import Parameter, ParameterKind
 from lora_lab.domain.report import Scalars, Column
 from lora_lab.extension.contracts import CommandSpec
 def run(session, sources, parameters):
+    if parameters["name"] == "nobody": raise RuntimeError("boom")
     values = {"sources": list(sources), **parameters, "analyses": len(session.registry.analyses)}
     return Report("greet", "Greeting", scalars=(Scalars("", "", (Column("name", "Name"),), values),))
 @hookimpl
@@ -284,6 +285,9 @@ def test_a_plugins_command_is_a_command(tmp_path: Path) -> None:
     assert (document["sources"], document["name"], document["times"]) == (["a", "b"], "me", 2)
     assert document["analyses"] >= 1
     refused(2, "times", "greet", "--times", "9", PYTHONPATH=path)
+    refused(
+        3, "'greet' of the plugin 'greeting' failed: RuntimeError: boom", "greet", "--name", "nobody", PYTHONPATH=path
+    )
     assert "Greet somebody" in lora_lab("greet", "--help", PYTHONPATH=path).stdout
 
 
