@@ -41,7 +41,8 @@ def _command(spec: CommandSpec) -> click.Command:
         except Exception as error:
             owner = session.registry.owner_of("commands", spec.name)
             raise PluginError(
-                f"The command {quoted(spec.name)} of the plugin {quoted(owner)} failed: {type(error).__name__}: {error}.",
+                f"The command {quoted(spec.name)} of the plugin {quoted(owner)} failed: "
+                f"{type(error).__name__}: {error}.",
                 hint="Tell the plugin's author.",
             ) from error
         emit(report, options)
