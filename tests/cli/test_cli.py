@@ -318,14 +318,22 @@ def test_ctrl_c_is_exit_130(tmp_path: Path) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: waiting\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[lora_lab]\nwaiting = waiting\n")
     path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
-    command = [sys.executable, "-P", "-m", "lora_lab", "wait"]
+    # A shell that starts the tests in the background leaves SIGINT ignored; a terminal does not.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv[1:] = ['wait']\n"
+        "from lora_lab.__main__ import main; sys.exit(main())"
+    )
+    environment = {**os.environ, "PYTHONPATH": path}
     with subprocess.Popen(
-        command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-P", "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stderr is not None
-        assert process.stderr.readline() == "begun\n"
-        process.send_signal(signal.SIGINT)
-        printed, said = process.communicate(timeout=30)
+        try:
+            assert process.stderr is not None
+            assert process.stderr.readline() == "begun\n"
+            process.send_signal(signal.SIGINT)
+            printed, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert printed == ""
     assert said.strip() == "lora-lab: Cancelled."
