@@ -95,6 +95,18 @@ def test_spectrum_is_that_of_the_dense_product(tmp_path: Path) -> None:
         np.testing.assert_allclose(row["singular_values"], expected, rtol=0, atol=1e-10 * expected[0])
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.bfloat16, torch.float64]
+)
+def test_every_stored_type_is_computed_in_float64(dtype: torch.dtype, tmp_path: Path) -> None:
+    """What is stored is taken as exact, whatever its width."""
+    tensors = {name: tensor.to(dtype) for name, tensor in factors(seed=7).items()}
+    report = Session().spectrum(str(write_adapter(tmp_path / "a", tensors)))
+    for row in report.table("modules").rows:
+        expected = np.linalg.svd(delta_of(tensors, row["module"], 2.0).numpy(), compute_uv=False)[:4]
+        np.testing.assert_allclose(row["singular_values"], expected, rtol=0, atol=1e-10 * expected[0])
+
+
 def test_inputs_carry_the_hash_of_what_was_read(tmp_path: Path) -> None:
     """sha256 of every file, beside the locator as typed."""
     folder = write_adapter(tmp_path / "a")
