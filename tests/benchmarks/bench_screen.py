@@ -76,6 +76,28 @@ async def rows_ready_and_filtered(count: int) -> dict[str, float]:
     return {f"{count} rows ready": ready, f"filter {count} rows": filtered}
 
 
+async def modules_ready_and_filtered(count: int) -> dict[str, float]:
+    """Seconds from the start of the application until `count` modules are listed, and until they are filtered."""
+    from tui.detail.made import make_adapter, make_report, module_names, open_detail
+    from tui.fakes import until
+
+    from lora_lab.tui.detail.keys import ModuleFilter
+
+    adapter = make_adapter(module_names(count // 4, ["q_proj", "k_proj", "v_proj", "o_proj"]))
+    report = make_report(adapter)
+    start = time.perf_counter()
+    async with open_detail(adapter, size=(120, 36)) as opened:
+        await opened.finish(report)
+        await opened.pilot.pause()
+        ready = time.perf_counter() - start
+        await opened.pilot.press("slash")
+        start = time.perf_counter()
+        opened.screen.query_one(ModuleFilter).value = "9.self_attn.q_proj"
+        await until(opened.pilot, lambda: 0 < len(opened.screen.outline.shown_modules()) < count, turns=100_000)
+        filtered = time.perf_counter() - start
+    return {f"{count} modules ready": ready, f"filter {count} modules": filtered}
+
+
 async def lag_while_computing(adapter: Path, seconds: float = 6.0) -> list[float]:
     """How late a timer of 10 ms came, each time, while spectra are computed and shown."""
     from tui.fakes import until
@@ -133,6 +155,7 @@ def main() -> None:
 
         figures = median_of(paint, options.repeats)
         figures |= median_of(lambda: asyncio.run(rows_ready_and_filtered(options.rows)), options.repeats)
+        figures |= median_of(lambda: asyncio.run(modules_ready_and_filtered(options.rows)), options.repeats)
         adapter = Path(scratch) / "library" / "seven-billion"
         adapter.parent.mkdir()
         # In a process of its own: the screen's process never loads torch, and is measured as it is.
