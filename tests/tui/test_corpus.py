@@ -75,3 +75,34 @@ async def test_hostile_module_names_are_shown_in_the_detail(library: Path) -> No
         assert "[@click=app.quit]" in text or r"\x1b]52" in text
         assert not any(is_suspicious(line) for line in text.splitlines())
         assert app.is_running
+
+
+async def test_broken_checkpoints_and_pickles_are_rows_like_others(tmp_path: Path) -> None:
+    """Every refused one that a listing sees has its sentence on screen, and the whole one beside them is measured."""
+    others = [case for case in CASES if case.reader != "file" and case.expect == "refused"]
+    for case in others:
+        folder = tmp_path / f"{case.reader}-{case.number}-{case.id}"
+        folder.mkdir()
+        case.build(folder)
+        if case.reader == "pickle":
+            (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 8}')
+    write_adapter(tmp_path / "whole")
+    app = LoraLabApp({"device": "cpu", "allow_pickle": False}, [str(tmp_path)])
+    async with app.run_test(size=(120, 36)) as pilot:
+        await ready(pilot)
+        screen = app.library
+        assert isinstance(screen, LibraryScreen)
+        rows = {row.name: row for row in screen.library.rows.values()}
+        broken = {f"{case.reader}-{case.number}-{case.id}" for case in others}
+        listed = {name for name in rows if name in broken}
+        assert len(listed) > len(broken) // 2
+        for name in listed:
+            error = rows[name].entry.error
+            assert error, name
+            assert not is_suspicious(error)
+        assert rows["whole"].entry.error is None
+        await until(pilot, lambda: bool(rows["whole"].digest), turns=6000)
+        for key in list(screen.table.keys)[::3]:
+            screen.table.move_to(key)
+            await pilot.pause()
+            assert not any(is_suspicious(line) for line in screen_text(app).splitlines())
