@@ -1,7 +1,7 @@
 """One warm child process, a queue in front of it, and events on the event loop.
 
-The child does one job after another. Cancelling the one that runs ends the child (SIGTERM, then SIGKILL) and starts a
-fresh one: numerical libraries cannot be interrupted from inside.
+The child does one job after another. Cancelling the one that runs ends the child (SIGTERM, then SIGKILL) with whatever
+it has started itself, and starts a fresh one: numerical libraries cannot be interrupted from inside.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _LINE_BYTES: Final = 1 << 30  # a report of many modules is one line
 _TERMINATION_SECONDS: Final = 0.2
 _SHOWN_STDERR: Final = 300
+_KILL: Final = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 
 class JobManager:
@@ -73,8 +74,9 @@ class JobManager:
         if job in self._queue:
             self._queue.remove(job)
         self._finish(job, JobState.CANCELLED, "cancelled")
-        if job is self._running:
-            self._end_child(signal.SIGTERM)
+        if job is self._running and self._child is not None:
+            _end(self._child, signal.SIGTERM)
+            asyncio.get_running_loop().call_later(_TERMINATION_SECONDS, _end, self._child, _KILL)
 
     def reprioritise(self, job: Job, priority: int) -> None:
         """Move a waiting job forward or back."""
@@ -85,7 +87,8 @@ class JobManager:
         self._is_closed = True
         self._queue.clear()
         child = self._child
-        self._end_child(signal.SIGKILL)
+        if child is not None:
+            _end(child, _KILL)
         if self._loop_task is not None:
             self._loop_task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -114,6 +117,13 @@ class JobManager:
             self._running = job
             try:
                 await self._run(child, job)
+            except Exception as error:  # what came through the pipe was no event
+                _end(child, _KILL)
+                await child.wait()
+                if not job.is_over:
+                    job.error = f"The computing process could not be understood: {type(error).__name__}."
+                    job.hint = self._last_words()
+                    self._finish(job, JobState.FAILED, "failed")
             finally:
                 self._running = None
 
@@ -135,7 +145,7 @@ class JobManager:
 
     async def _run(self, child: asyncio.subprocess.Process, job: Job) -> None:
         job.state, job.started_seconds = JobState.RUNNING, time.monotonic()
-        self._on_event(JobEvent(job, "started"))
+        self._tell(JobEvent(job, "started"))
         assert child.stdin is not None
         assert child.stdout is not None
         request = {"id": job.id, "call": job.request.call, "arguments": dict(job.request.arguments)}
@@ -151,18 +161,18 @@ class JobManager:
             if event["id"] == job.id and not job.is_over:
                 self._take(job, event)
         if job.state is JobState.CANCELLED:
-            await self._reap(child)
+            await child.wait()
 
     def _take(self, job: Job, event: dict[str, Any]) -> None:
         kind = event["kind"]
         if kind == "progress":
             job.done, job.total, job.what = event["done"], event["total"], event["what"]
-            self._on_event(JobEvent(job, "progress"))
+            self._tell(JobEvent(job, "progress"))
         elif kind == "rows":
-            self._on_event(JobEvent(job, "rows", table=event["table"], rows=event["rows"]))
+            self._tell(JobEvent(job, "rows", table=event["table"], rows=event["rows"]))
         elif kind == "result":
             job.state, job.finished_seconds = JobState.DONE, time.monotonic()
-            self._on_event(JobEvent(job, "result", report=report_from_wire(event["report"])))
+            self._tell(JobEvent(job, "result", report=report_from_wire(event["report"])))
         elif kind == "cancelled":
             self._finish(job, JobState.CANCELLED, "cancelled")
         else:
@@ -174,11 +184,7 @@ class JobManager:
         code = await child.wait()
         if not job.is_over:
             job.error = f"The computing process ended while it worked on this: {_ending(code)}."
-            job.hint = (
-                "Out of memory is the usual reason; try fewer modules."
-                if code == -signal.SIGKILL
-                else self._last_words()
-            )
+            job.hint = "Out of memory is the usual reason; try fewer modules." if code == -_KILL else self._last_words()
             self._finish(job, JobState.FAILED, "failed")
 
     def _last_words(self) -> str:
@@ -190,21 +196,28 @@ class JobManager:
         lines = self._stderr.read().decode(errors="replace").strip().splitlines()
         return safe_text(lines[-1]) if lines else ""
 
-    async def _reap(self, child: asyncio.subprocess.Process) -> None:
-        try:
-            await asyncio.wait_for(child.wait(), _TERMINATION_SECONDS)
-        except TimeoutError:
-            self._end_child(signal.SIGKILL)
-            await child.wait()
-
     def _finish(self, job: Job, state: JobState, kind: str) -> None:
         job.state, job.finished_seconds = state, time.monotonic()
-        self._on_event(JobEvent(job, kind))  # type: ignore[arg-type]
+        self._tell(JobEvent(job, kind))  # type: ignore[arg-type]
 
-    def _end_child(self, how: signal.Signals) -> None:
-        if self._child is not None and self._child.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._child.send_signal(how)
+    def _tell(self, event: JobEvent) -> None:
+        """Pass an event on; a listener that raises is the loop's to report, as with any callback, and stops no job."""
+        try:
+            self._on_event(event)
+        except Exception as error:
+            context = {"message": f"listening to job {event.job.id}: {event.kind}", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
+
+
+def _end(child: asyncio.subprocess.Process, how: signal.Signals) -> None:
+    """Signal `child` and everything it started; nothing where it is over already."""
+    if child.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
+            os.killpg(child.pid, how)  # it leads a session of its own
+        else:
+            child.send_signal(how)
 
 
 def _ending(code: int) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -16,11 +18,11 @@ from lora_lab.domain.wire import report_to_wire
 from lora_lab.errors import CancelledError, LoraLabError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from lora_lab.session import Session
 
-_PROGRESS_SECONDS: Final = 0.05
+_EVENT_SECONDS: Final = 0.05
 # The screen goes first: a computation that takes every core must not make a key wait.
 _NICENESS: Final = 10
 
@@ -30,8 +32,15 @@ class Teller:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._last = 0.0
+        self._last_progress = 0.0
+        self._last_rows = 0.0
+        self._waiting: dict[str, list[Mapping[str, Any]]] = {}  # rows by table
         self.job = 0
+
+    def begin(self, job: int) -> None:
+        """Turn to another job."""
+        self.job, self._last_progress, self._last_rows = job, 0.0, 0.0
+        self._waiting.clear()
 
     def send(self, kind: str, **values: Any) -> None:
         """One event of the job at hand."""
@@ -41,26 +50,38 @@ class Teller:
     def advance(self, done: int, total: int, what: str = "") -> None:
         """At most twenty a second, and always the last."""
         now = time.monotonic()
-        if done >= total or now - self._last >= _PROGRESS_SECONDS:
-            self._last = now
+        if done >= total or now - self._last_progress >= _EVENT_SECONDS:
+            self._last_progress = now
+            self.flush()
             self.send("progress", done=done, total=total, what=what)
 
     def rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Rows that are ready."""
-        self.send("rows", table=table, rows=[dict(row) for row in rows])
+        """Rows that are ready, gathered into at most twenty events a second."""
+        self._waiting.setdefault(table, []).extend(rows)
+        now = time.monotonic()
+        if now - self._last_rows >= _EVENT_SECONDS:
+            self._last_rows = now
+            self.flush()
+
+    def flush(self) -> None:
+        """Send the rows that wait."""
+        waiting, self._waiting = self._waiting, {}
+        for table, rows in waiting.items():
+            self.send("rows", table=table, rows=[dict(row) for row in rows])
 
     def is_cancelled(self) -> bool:
         """Never: a cancelled child is ended from outside."""
         return False
 
 
-def serve(session: Session, requests: TextIO, teller: Teller) -> None:
-    """Do one request after another until stdin ends."""
+def serve(session: Session, requests: Iterable[str], teller: Teller) -> None:
+    """Do one request after another until there are no more."""
     for line in requests:
         request = json.loads(line)
-        teller.job = request["id"]
+        teller.begin(request["id"])
         try:
             report = getattr(session, request["call"])(**request["arguments"], observer=teller)
+            teller.flush()
             teller.send("result", report=report_to_wire(report))
         except CancelledError:
             teller.send("cancelled")
@@ -70,6 +91,23 @@ def serve(session: Session, requests: TextIO, teller: Teller) -> None:
             teller.send(
                 "failed", error=f"{type(error).__name__}: {error}", hint="This is a fault of lora-lab or a plugin."
             )
+
+
+def until_orphaned(stream: TextIO) -> Iterator[str]:
+    """Yield the lines of `stream`; when it ends, so does this process, even in the middle of a computation.
+
+    It ends when the application is gone, killed perhaps or its terminal closed: nobody waits for the result any more.
+    """
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in stream:
+            lines.put(line)
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield lines.get()
 
 
 def main() -> None:
@@ -84,7 +122,7 @@ def main() -> None:
     session = Session(**json.loads(sys.argv[1]))
     import torch  # noqa: F401 - so that the first job need not wait for it
 
-    serve(session, sys.stdin, Teller(events))
+    serve(session, until_orphaned(sys.stdin), Teller(events))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import textwrap
 import time
 from collections.abc import AsyncIterator, Callable
@@ -22,8 +23,10 @@ SLOW = """
 import time
 from lora_lab import hookimpl
 from lora_lab.domain.report import Report
+from lora_lab.extension.contracts import Need
 class Slow:
-    id = "slow"; title = summary = reference = ""; parameters = (); subjects = (1, 1); takes_models = False; base = "no"
+    id = "slow"; title = summary = reference = ""; parameters = (); subjects = (1, 1)
+    takes_models = False; base = Need.NO
     def run(self, context):
         print("a stray word")
         context.observer.advance(1, 100, "begun")
@@ -36,8 +39,29 @@ class Dies(Slow):
 class Raises(Slow):
     id = "raises"
     def run(self, context): raise RuntimeError("boom")
+class Exits(Slow):
+    id = "exits"
+    def run(self, context): raise SystemExit(0)
+class Deaf(Slow):
+    id = "deaf"
+    def run(self, context):
+        import signal, subprocess, sys
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        own = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        context.observer.advance(1, 100, str(own.pid))
+        while True: time.sleep(0.01)
+class Babbles(Slow):
+    id = "babbles"
+    def run(self, context):
+        import os, stat
+        for number in range(3, 16):
+            try:
+                if stat.S_ISFIFO(os.fstat(number).st_mode) or stat.S_ISSOCK(os.fstat(number).st_mode):
+                    os.write(number, b"no event\\n")
+            except OSError: pass
+        while True: time.sleep(0.01)
 @hookimpl
-def lora_lab_analyses(): return [Slow(), Dies(), Raises()]
+def lora_lab_analyses(): return [Slow(), Dies(), Raises(), Exits(), Deaf(), Babbles()]
 """
 
 
@@ -118,6 +142,96 @@ async def test_cancelling_takes_less_than_a_second(manager: JobManager, watcher:
     assert watcher.kinds(endless)[-1] == "cancelled"
 
 
+def is_alive(process: int) -> bool:
+    """Whether a process runs; one that has ended and waits for its parent does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+async def test_a_child_that_is_deaf_is_ended_all_the_same(manager: JobManager, watcher: Watcher, adapter: str) -> None:
+    """SIGTERM, then SIGKILL, to whatever the job has started; the next one runs."""
+    deaf = manager.submit(analysis("deaf", adapter), title="deaf")
+    await watcher.until(lambda: "progress" in watcher.kinds(deaf))
+    child = manager._child
+    assert child is not None
+    manager.cancel(deaf)
+    start = time.monotonic()
+    assert await child.wait() == -signal.SIGKILL
+    assert time.monotonic() - start < 1
+    after = manager.submit(JobRequest("spectrum", {"locator": adapter}), title="after")
+    await watcher.until(lambda: after.is_over)
+    assert after.state is JobState.DONE
+    assert not is_alive(int(deaf.what))
+
+
+async def test_what_is_no_event_fails_one_job(manager: JobManager, watcher: Watcher, adapter: str) -> None:
+    """A child that writes something else into the pipe is ended; the next job has a fresh one."""
+    babbling = manager.submit(analysis("babbles", adapter), title="babbles")
+    after = manager.submit(JobRequest("spectrum", {"locator": adapter}), title="after")
+    await watcher.until(lambda: after.is_over)
+    assert babbling.state is JobState.FAILED
+    assert "could not be understood" in (babbling.error or "")
+    assert after.state is JobState.DONE
+
+
+async def test_a_listener_that_raises_stops_no_job(watcher: Watcher, adapter: str) -> None:
+    """Its fault is reported by the loop; the job is done, and so is the next."""
+    reported: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(str(context["exception"])))
+
+    def listen(event: JobEvent) -> None:
+        watcher(event)
+        raise RuntimeError(event.kind)
+
+    manager = JobManager(listen, session_options={})
+    await manager.start()
+    jobs = [manager.submit(JobRequest("spectrum", {"locator": adapter}), title="") for _ in range(2)]
+    await watcher.until(lambda: all(job.is_over for job in jobs))
+    await manager.shutdown()
+    assert [job.state for job in jobs] == [JobState.DONE, JobState.DONE]
+    assert reported == [event.kind for event in watcher.events]
+
+
+ORPHAN = """
+import asyncio, os, signal, sys
+from lora_lab.jobs import JobManager, JobRequest
+async def main():
+    def listen(event):
+        if event.kind == "progress":
+            print(manager._child.pid, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+    manager = JobManager(listen, session_options={})
+    await manager.start()
+    manager.submit(JobRequest("analyze", {"id": "slow", "locators": [sys.argv[1]]}), title="slow")
+    await asyncio.sleep(600)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux lets one wait for a process of another")
+async def test_a_child_does_not_outlive_the_application(manager: JobManager, adapter: str) -> None:
+    """Killed in the middle of a job, the application leaves nothing behind that computes for nobody."""
+    await manager.shutdown()  # its plugins are installed for this test, too
+    done = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-c", ORPHAN, adapter, stdout=asyncio.subprocess.PIPE
+    )
+    assert done.stdout is not None
+    child = int(await done.stdout.readline())
+    assert await done.wait() == -signal.SIGKILL
+    ended = asyncio.Event()
+    try:
+        descriptor = os.pidfd_open(child)
+    except ProcessLookupError:
+        return
+    asyncio.get_running_loop().add_reader(descriptor, ended.set)  # readable once the process is over
+    async with asyncio.timeout(10):
+        await ended.wait()
+    asyncio.get_running_loop().remove_reader(descriptor)
+    os.close(descriptor)
+
+
 async def test_a_child_that_dies_fails_one_job(manager: JobManager, watcher: Watcher, adapter: str) -> None:
     """The job that was running fails with the reason; the next one has a fresh child."""
     dying = manager.submit(analysis("dies", adapter), title="dies")
@@ -132,8 +246,10 @@ async def test_a_child_that_dies_fails_one_job(manager: JobManager, watcher: Wat
 async def test_errors_are_sentences(manager: JobManager, watcher: Watcher, adapter: str, tmp_path: Path) -> None:
     """A plugin that raises and a file that is not there each give their own sentence."""
     raising = manager.submit(analysis("raises", adapter), title="raises")
+    leaving = manager.submit(analysis("exits", adapter), title="exits")
     missing = manager.submit(JobRequest("spectrum", {"locator": str(tmp_path / "none")}), title="missing")
-    await watcher.until(lambda: raising.is_over and missing.is_over)
+    await watcher.until(lambda: raising.is_over and leaving.is_over and missing.is_over)
+    assert "'exits' of the plugin 'slow' failed: SystemExit: 0" in (leaving.error or "")
     assert "'raises' of the plugin 'slow' failed: RuntimeError: boom" in (raising.error or "")
     assert "does not exist" in (missing.error or "")
 
