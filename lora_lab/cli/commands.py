@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,12 +19,12 @@ from lora_lab.cli.context import (
     picked,
     session_options,
 )
-from lora_lab.cli.exits import Exit
+from lora_lab.cli.exits import ClosedOutput, Exit
 from lora_lab.errors import LoraLabError, quoted
 from lora_lab.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from lora_lab.domain.report import Report
 
@@ -39,6 +40,27 @@ class Program(click.Group):
         from lora_lab.cli.plugged import plugged_command
 
         return plugged_command(cmd_name)
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse, which prints help and version."""
+        with _pipe_may_close():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _pipe_may_close():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _pipe_may_close() -> Iterator[None]:
+    """Take a closed pipe out of click's hands, which would end the program with the code that says "no" here."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ClosedOutput from error
 
 
 @click.group(

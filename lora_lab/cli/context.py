@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import time
@@ -72,7 +73,10 @@ def make_session(options: Mapping[str, Any]) -> Session:
     """The session that the options describe."""
     from lora_lab.session import Session
 
-    return Session(**picked(options))
+    session = Session(**picked(options))
+    if options.get("exporter"):
+        session.require_exporter(options["exporter"])  # before the work, not after it
+    return session
 
 
 def emit(report: Report, options: Mapping[str, Any]) -> None:
@@ -83,15 +87,28 @@ def emit(report: Report, options: Mapping[str, Any]) -> None:
         sys.stdout.buffer.write(content)
         return
     if options["as_json"]:
-        print(json.dumps(report.to_json(), ensure_ascii=False, allow_nan=False, default=_fault))
+        print(_json(report))
         return
     from lora_lab.cli.rendering import render
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # an encoding without × or α shows their codes
     for line in render(report):
         print(line)
     if not options["quiet"]:
         for finding in report.findings:
             print(f"! {safe_text(finding.message)}", file=sys.stderr)
+
+
+def _json(report: Report) -> str:
+    """One document on one line; in escapes where stdout's encoding, or the name of a file, allows nothing else."""
+    document = report.to_json()
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, default=_fault)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(document, allow_nan=False, default=_fault)
+    return text
 
 
 def _fault(value: object) -> None:

@@ -18,6 +18,10 @@ class Exit(IntEnum):
     CANCELLED = 130
 
 
+class ClosedOutput(Exception):  # noqa: N818 - nothing is wrong
+    """Whoever read the output has closed it."""
+
+
 def exit_of(error: LoraLabError) -> Exit:
     """Exit code for an error.
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
-from lora_lab.cli.exits import Exit, exit_of
-from lora_lab.errors import LoraLabError
+from lora_lab.cli.exits import ClosedOutput, Exit, exit_of
+from lora_lab.errors import LoraLabError, quoted
 from lora_lab.safetext import safe_text
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def run(arguments: Sequence[str], *, open_application: OpenApplication) -> int:
 
     try:
         result = program.main(args=list(arguments), prog_name="lora-lab", standalone_mode=False, obj=open_application)
+        sys.stdout.flush()
     except LoraLabError as error:
         return _say(error.message, error.hint, exit_of(error))
     except click.ClickException as error:
@@ -44,16 +46,36 @@ def run(arguments: Sequence[str], *, open_application: OpenApplication) -> int:
         return _say(error.format_message(), hint, Exit.WRONG_INPUT)
     except (KeyboardInterrupt, click.Abort):
         return _say("Cancelled.", "", Exit.CANCELLED)
-    except BrokenPipeError:
-        # Whoever read the output has seen enough; the interpreter must not flush into the closed pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ClosedOutput, BrokenPipeError):
+        _drop_output()  # whoever read it has seen enough
         return Exit.DONE
     except Exception as error:
-        if os.environ.get(_DEBUG_VARIABLE):
-            raise
-        fault = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        return _say(f"An unexpected fault: {fault}", f"Set {_DEBUG_VARIABLE}=1 to see where.", Exit.FAILED)
+        return _fault(error)
     return result if isinstance(result, int) else Exit.DONE
+
+
+def _fault(error: Exception) -> int:
+    """What nobody foresaw, or the system refused, in one sentence."""
+    hint = f"Set {_DEBUG_VARIABLE}=1 to see where."
+    if os.environ.get(_DEBUG_VARIABLE):
+        import traceback
+
+        traceback.print_exception(error)
+        hint = ""
+    if isinstance(error, OSError) and error.strerror:
+        _drop_output()
+        where = quoted(error.filename) if error.filename else "The output"
+        return _say(f"{where} could not be read or written: {error.strerror.lower()}.", hint, Exit.FAILED)
+    fault = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return _say(f"An unexpected fault: {fault}", hint, Exit.FAILED)
+
+
+def _drop_output() -> None:
+    """Let what stdout still holds go nowhere, or the interpreter would fail to write it once more when it ends."""
+    with contextlib.suppress(OSError, ValueError):  # stdout may be no file at all
+        sys.stdout.flush()
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(sentence: str, hint: str, code: Exit) -> int:

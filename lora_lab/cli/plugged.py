@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,43 +16,54 @@ if TYPE_CHECKING:
 
     from lora_lab.domain.parameters import Parameter
     from lora_lab.extension.contracts import CommandSpec
+    from lora_lab.extension.registry import PluginRecord
 
 
 def plugged_command(name: str) -> click.Command | None:
     """The command called `name` that a plugin declares; None when none does."""
     from lora_lab.session import Session
 
-    spec = Session().registry.commands.get(name)
-    return None if spec is None else _command(spec)
+    registry = Session().registry
+    spec = registry.commands.get(name)
+    return None if spec is None else _command(spec, registry.plugin_of("commands", name))
 
 
-def _command(spec: CommandSpec) -> click.Command:
+def _command(spec: CommandSpec, owner: PluginRecord) -> click.Command:
     """A declared command as one of ours."""
-    parameters: list[click.Parameter] = [_option(parameter) for parameter in spec.parameters]
+    # Names of our own inside, so that no parameter can shadow an option that every command has.
+    own = {f"parameter_{place}": parameter for place, parameter in enumerate(spec.parameters)}
+    parameters: list[click.Parameter] = [_option(name, parameter) for name, parameter in own.items()]
     if spec.takes_sources:
         parameters.insert(0, click.Argument(["sources"], nargs=-1, metavar="[SRC]..."))
 
     def call(sources: Sequence[str] = (), **options: Any) -> None:
+        from lora_lab.session.guarded import attributed, checked_report
+
         session = make_session(options)
-        values = {parameter.id: options[parameter.id] for parameter in spec.parameters}
-        try:
+        values = {parameter.id: options[name] for name, parameter in own.items()}
+        with attributed("command", spec.name, owner):
             report = spec.run(session, sources, values)
-        except LoraLabError:
-            raise
-        except Exception as error:
-            owner = session.registry.owner_of("commands", spec.name)
-            raise PluginError(
-                f"The command {quoted(spec.name)} of the plugin {quoted(owner)} failed: "
-                f"{type(error).__name__}: {error}.",
-                hint="Tell the plugin's author.",
-            ) from error
-        emit(report, options)
+        emit(checked_report(report, "command", spec.name, owner), options)
 
     command = click.Command(spec.name, callback=call, params=parameters, help=spec.summary)
-    return output_options(session_options(command))
+    command = output_options(session_options(command))
+    _require_own_options(command, spec, owner)
+    return command
 
 
-def _option(parameter: Parameter) -> click.Option:
+def _require_own_options(command: click.Command, spec: CommandSpec, owner: PluginRecord) -> None:
+    """Refuse a parameter whose option is taken."""
+    flags = Counter(flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts))
+    taken = next((flag for flag, count in flags.items() if count > 1), None)
+    if taken is not None:
+        raise PluginError(
+            f"The command {quoted(spec.name)} of the plugin {quoted(owner.name)} declares a parameter for the option "
+            f"{quoted(taken)}, which there is already.",
+            hint="Tell the plugin's author.",
+        )
+
+
+def _option(key: str, parameter: Parameter) -> click.Option:
     """A declared parameter as an option; its value is read and checked by the declaration itself."""
 
     def read(context: click.Context, option: click.Parameter, value: Any) -> Any:
@@ -64,7 +76,7 @@ def _option(parameter: Parameter) -> click.Option:
     is_flag = parameter.kind is ParameterKind.BOOLEAN
     name = "--" + parameter.id.replace("_", "-")
     return click.Option(
-        [f"{name}/--no-{name[2:]}" if is_flag else name, parameter.id],
+        [f"{name}/--no-{name[2:]}" if is_flag else name, key],
         default=parameter.default,
         type=None if is_flag else str,
         callback=None if is_flag else read,
