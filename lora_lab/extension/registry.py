@@ -17,16 +17,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pluggy
 
-from lora_lab.errors import PluginError, quoted
+from lora_lab.errors import quoted
 from lora_lab.extension import contracts, hooks
+from lora_lab.extension.checking import faults
+from lora_lab.safetext import safe_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Mapping
     from importlib.metadata import EntryPoint
 
 GROUP: Final = "lora_lab"
 SELECTION_VARIABLE: Final = "LORA_LAB_PLUGINS"
 BUILT_IN: Final = "built-in"
+_REASON_LIMIT: Final = 500
+# Commands that the command line has of its own: they are no values of a hook, and no plugin may take their names.
+BUILT_IN_COMMANDS: Final = ("open", "ls", "inspect", "spectrum", "analyze", "plugins", "analyses")
 
 
 class PluginState(StrEnum):
@@ -34,7 +39,7 @@ class PluginState(StrEnum):
 
     LOADED = "loaded"
     FAILED = "failed"
-    DISABLED = "disabled"
+    DISABLED = "disabled"  # installed, but not among those chosen for this time
 
 
 @dataclass(slots=True)
@@ -88,6 +93,11 @@ class Registry:
         """Name of the plugin that `id` of `shelf` (``analyses``, ``formats``, …) comes from."""
         return self.owners[shelf, id]
 
+    def plugin_of(self, shelf: str, id: str) -> PluginRecord:  # noqa: A002
+        """The plugin that `id` of `shelf` comes from."""
+        name = self.owner_of(shelf, id)
+        return next(record for record in self.plugins if record.name == name)
+
 
 def load_registry(builtins: Mapping[str, object], *, load_plugins: bool = True) -> Registry:
     """Register built-ins, then every installed plugin.
@@ -99,35 +109,48 @@ def load_registry(builtins: Mapping[str, object], *, load_plugins: bool = True) 
     """
     manager = pluggy.PluginManager(hooks.PROJECT)
     manager.add_hookspecs(hooks)
-    registry = Registry()
+    registry = Registry(owners={("commands", name): BUILT_IN for name in BUILT_IN_COMMANDS})
     for name, plugin in builtins.items():
-        _register(manager, registry, PluginRecord(name, BUILT_IN), plugin)
-    for point in _selected(load_plugins=load_plugins):
+        record = PluginRecord(name, BUILT_IN)
+        registry.plugins.append(record)
+        _register(manager, registry, record, plugin)
+    chosen = _selection() if load_plugins else set()
+    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
         record = _record(point)
-        registry_entry = _imported(point, record)
-        if registry_entry is None:
-            registry.plugins.append(record)
-        else:
-            _register(manager, registry, record, registry_entry)
+        if chosen is not None and point.name not in chosen:
+            record.state = PluginState.DISABLED
+        elif not _is_namesake(registry, record):
+            module = _imported(point, record)
+            if module is not None:
+                _register(manager, registry, record, module)
+        registry.plugins.append(record)
     return registry
 
 
-def _selected(*, load_plugins: bool) -> Iterable[EntryPoint]:
-    """Entry points to load, in the order of their names."""
-    if not load_plugins:
-        return ()
-    points = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
+def _selection() -> set[str] | None:
+    """Names of the plugins to load; None means all."""
     chosen = os.environ.get(SELECTION_VARIABLE)
-    if chosen is None:
-        return points
-    names = {name.strip() for name in chosen.split(",")}
-    return [point for point in points if point.name in names]
+    return None if chosen is None else {name.strip() for name in chosen.split(",")}
+
+
+def _is_namesake(registry: Registry, record: PluginRecord) -> bool:
+    """Whether there is a plugin of that name already; the later one is then left out, since names tell owners apart."""
+    first = next((other for other in registry.plugins if other.name == record.name), None)
+    if first is not None:
+        _fail(
+            record,
+            f"There are two plugins called {quoted(record.name)}, from {quoted(first.origin)} and from "
+            f"{quoted(record.origin)}: the first is kept.",
+        )
+        return True
+    return False
 
 
 def _record(point: EntryPoint) -> PluginRecord:
     dist = point.dist
-    origin = f"{dist.name} {dist.version}" if dist is not None else point.value
-    return PluginRecord(point.name, origin, version=dist.version if dist is not None else "")
+    if dist is None or not dist.metadata:  # its METADATA is gone
+        return PluginRecord(point.name, point.value)
+    return PluginRecord(point.name, f"{dist.name} {dist.version}", version=dist.version)
 
 
 def _imported(point: EntryPoint, record: PluginRecord) -> object | None:
@@ -144,7 +167,6 @@ def _imported(point: EntryPoint, record: PluginRecord) -> object | None:
 
 
 def _register(manager: pluggy.PluginManager, registry: Registry, record: PluginRecord, plugin: object) -> None:
-    registry.plugins.append(record)
     name = record.name if record.origin == BUILT_IN else f"{record.origin}:{record.name}"
     try:
         manager.register(plugin, name=name)
@@ -163,8 +185,6 @@ def _register(manager: pluggy.PluginManager, registry: Registry, record: PluginR
         for implementation in getattr(manager.hook, kind.hook).get_hookimpls():
             if implementation.plugin is plugin:
                 _collect(registry, record, kind, implementation.function)
-    if record.errors:
-        record.state = PluginState.FAILED
 
 
 def _collect(registry: Registry, record: PluginRecord, kind: _Kind, function: Any) -> None:
@@ -172,55 +192,31 @@ def _collect(registry: Registry, record: PluginRecord, kind: _Kind, function: An
     try:
         with contextlib.redirect_stdout(sys.stderr):
             values = list(function())
-    except Exception as error:
-        record.errors.append(f"The hook {kind.hook} of {quoted(record.name)} failed: {_reason(error)}.")
+    except (Exception, SystemExit) as error:
+        _fail(record, f"The hook {kind.hook} of {quoted(record.name)} failed: {_reason(error)}.")
         return
     shelf = getattr(registry, kind.shelf)
     for value in values:
-        try:
-            key = _checked(value, kind, record)
-        except PluginError as error:
-            record.errors.append(error.message)
+        wrong = list(faults(value, kind.contract))
+        if wrong:
+            _fail(
+                record,
+                f"The hook {kind.hook} of {quoted(record.name)} returned {quoted(type(value).__name__)}, which "
+                f"{', and '.join(wrong)}; it has to be all that {kind.contract.__name__} is.",
+            )
             continue
+        key = getattr(value, kind.key)
         owner = registry.owners.get((kind.shelf, key))
         if owner is not None:
-            record.errors.append(
+            _fail(
+                record,
                 f"The {kind.title} {quoted(key)} of {quoted(record.name)} is taken: {quoted(owner)} has one of that "
-                "name, and keeps it."
+                "name, and keeps it.",
             )
             continue
         shelf[key] = value
         registry.owners[kind.shelf, key] = record.name
         record.contributions.append(f"{kind.title} {key}")
-
-
-def _checked(value: Any, kind: _Kind, record: PluginRecord) -> str:
-    """Id of a value that has the type its hook promises."""
-    missing = [name for name in _members(kind.contract) if not hasattr(value, name)]
-    if isinstance(kind.contract, type) and not _is_protocol(kind.contract) and not isinstance(value, kind.contract):
-        missing = missing or [kind.contract.__name__]
-    if missing:
-        raise PluginError(
-            f"The hook {kind.hook} of {quoted(record.name)} returned {quoted(type(value).__name__)}, which lacks "
-            f"{', '.join(missing)}, expected a {kind.contract.__name__}."
-        )
-    key = getattr(value, kind.key)
-    if not isinstance(key, str) or not key or not key.replace("-", "_").isidentifier():
-        raise PluginError(
-            f"The hook {kind.hook} of {quoted(record.name)} returned a value called {quoted(key)}, expected a name "
-            "of letters, digits, - and _."
-        )
-    return key
-
-
-def _members(contract: Any) -> Iterator[str]:
-    """Public names that a protocol declares."""
-    if _is_protocol(contract):
-        yield from sorted(name for name in vars(contract) if not name.startswith("_"))
-
-
-def _is_protocol(contract: Any) -> bool:
-    return bool(getattr(contract, "_is_protocol", False))
 
 
 def _fail(record: PluginRecord, sentence: str) -> None:
@@ -229,5 +225,6 @@ def _fail(record: PluginRecord, sentence: str) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0].rstrip('.')}" if text and text[0] else type(error).__name__
+    """Type and words of an error on one line."""
+    text = safe_text(" ".join(str(error).split()), limit=_REASON_LIMIT).rstrip(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -22,7 +22,12 @@ class JsonExporter:
 
     def export(self, report: Report) -> bytes:
         """The contract's document, UTF-8, numbers in full precision, undefined ones null."""
-        return (json.dumps(report.to_json(), ensure_ascii=False, allow_nan=False) + "\n").encode()
+        document = report.to_json()
+        text = json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            return text.encode()
+        except UnicodeEncodeError:  # the name of a file is no text in UTF-8: in escapes it is
+            return (json.dumps(document, allow_nan=False) + "\n").encode()
 
 
 class CsvExporter:
@@ -45,7 +50,7 @@ class CsvExporter:
             writer = csv.DictWriter(text, names, restval="", lineterminator="\r\n")
             writer.writeheader()
             writer.writerows(rows)
-        return text.getvalue().encode()
+        return text.getvalue().encode(errors="backslashreplace")  # a file's name may be no UTF-8
 
 
 def _names(table: Table) -> list[str]:

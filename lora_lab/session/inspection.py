@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_lab.domain.modules import select_modules
 from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
 from lora_lab.errors import quoted
+from lora_lab.session.raw_floats import is_finite, is_zero
 from lora_lab.session.records import record_of
 from lora_lab.storage.reading import read_bytes
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from lora_lab.domain.adapter import Adapter
     from lora_lab.domain.base import Base
 
-_ZERO_CHECK_BYTES: Final = 1 << 30  # in all; a larger adapter's zeros are found by its spectrum
+_LOOKED_AT_BYTES: Final = 1 << 30
 
 _ADAPTER: Final = (
     Column("format", "Format", ColumnKind.TEXT),
@@ -67,7 +68,7 @@ _SAVED: Final = (
 
 
 def inspect_adapter(adapter: Adapter, globs: Sequence[str] = ()) -> Report:
-    """Report on an adapter from its headers, its configuration, and the zeros among its lora_B."""
+    """Report on an adapter from its headers, its configuration, and what is suspicious in its factors."""
     rank_min, rank_max = adapter.ranks
     shown = set(select_modules(adapter.modules, globs))
     values = {
@@ -101,7 +102,7 @@ def inspect_adapter(adapter: Adapter, globs: Sequence[str] = ()) -> Report:
         title=adapter.name,
         tables=(*tables, Table("modules", "Modules", _MODULES, modules)),
         scalars=(Scalars("", "Adapter", _ADAPTER, values),),
-        findings=(*adapter.findings, *_zeros(adapter)),
+        findings=(*adapter.findings, *_suspicions(adapter)),
         inputs=(record_of(adapter, headers_only=True),),
     )
 
@@ -158,23 +159,22 @@ def _saved(adapter: Adapter) -> tuple[dict[str, Any], ...]:
     )
 
 
-def _zeros(adapter: Adapter) -> Iterator[Finding]:
-    """One finding for each module whose lora_B is all zero: it was never trained, and ΔW = 0.
+def _suspicions(adapter: Adapter) -> Iterator[Finding]:
+    """Findings for NaN or infinity in a factor, and for a lora_B of zeros: it was never trained, and ΔW = 0.
 
-    Looking at bytes needs no arithmetic library.
+    Looking at bytes needs no arithmetic library. Of an adapter larger than the limit the rest is not looked at; its
+    spectrum finds the same.
     """
-    budget, seen = _ZERO_CHECK_BYTES, set()
+    budget, seen = _LOOKED_AT_BYTES, set()
     for delta in adapter.deltas:
-        budget -= delta.lora_B.size_bytes
-        if budget < 0 or delta.lora_B in seen:
-            continue
-        seen.add(delta.lora_B)
-        if _is_zero(read_bytes(delta.lora_B), delta.lora_B.dtype.bits // 8):
-            yield Finding("zero_lora_B", f"lora_B of {quoted(delta.module)} is zero: ΔW is zero there.", delta.module)
-
-
-def _is_zero(raw: bytearray, width: int) -> bool:
-    """Whether little-endian floats of `width` bytes are all zero, of either sign: only the last bit may be set."""
-    if any(raw[place::width].count(0) * width != len(raw) for place in range(width - 1)):
-        return False
-    return not raw[width - 1 :: width].translate(None, b"\x00\x80")
+        for name, ref in (("lora_A", delta.lora_A), ("lora_B", delta.lora_B)):
+            budget -= ref.size_bytes
+            if budget < 0 or ref in seen or not ref.dtype.is_float:
+                continue
+            seen.add(ref)
+            raw = read_bytes(ref)
+            module = quoted(delta.module)
+            if not is_finite(raw, ref.dtype):
+                yield Finding("non_finite", f"{name} of {module} holds NaN or infinity.", delta.module)
+            elif name == "lora_B" and is_zero(raw, ref.dtype):
+                yield Finding("zero_lora_B", f"lora_B of {module} is zero: ΔW is zero there.", delta.module)

@@ -12,7 +12,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.domain.library import EntryKind, LibraryEntry
-from lora_lab.errors import LoraLabError
+from lora_lab.errors import LoraLabError, quoted
+from lora_lab.safetext import safe_text
 from lora_lab.sources.local import candidates
 from lora_lab.storage.cache import JsonCache
 from lora_lab.version import __version__
@@ -50,13 +51,15 @@ class Library:
 
     def scan(self) -> Iterator[LibraryEntry]:
         """Yield entries as they are read; remember them when all were seen."""
-        remembered: dict[str, Any] = (self._cache.get(self._key()) if self._cache else None) or {}
+        remembered = self._cache.get(self._key()) if self._cache else None
+        if not isinstance(remembered, dict):
+            remembered = {}
         kept: dict[str, Any] = {}
         changed = False
         for candidate in candidates(self._folder):
             known = remembered.get(candidate.name)
-            if known is not None and _stamps_hold(known["stamps"]):
-                entry = _remembered(known["entry"], candidate)
+            entry = _remembered(known, candidate)
+            if entry is not None:
                 kept[candidate.name] = known
             else:
                 entry, stamps = self._read(candidate)
@@ -82,13 +85,26 @@ class Library:
             return _adapter_entry(adapter, candidate), _stamps(adapter.files, candidate.path)
         except LoraLabError as error:
             broken = LibraryEntry(kind, candidate.name, path, error=error.message, hint=error.hint or None)
-            return broken, []
+        except Exception as error:  # whatever one entry runs into, the others are listed
+            sentence = safe_text(f"{quoted(path)} could not be read: {type(error).__name__}: {error}.")
+            broken = LibraryEntry(kind, candidate.name, path, error=sentence)
+        return broken, []
 
 
-def _remembered(fields: dict[str, Any], candidate: Candidate) -> LibraryEntry:
-    """An entry from its JSON; the path is that of this time, since the folder may be named in several ways."""
-    restored = {"kind": EntryKind(fields["kind"]), "features": tuple(fields["features"]), "path": str(candidate.path)}
-    return LibraryEntry(**{**fields, **restored})
+def _remembered(known: Any, candidate: Candidate) -> LibraryEntry | None:
+    """An entry from its JSON, as long as its files are what they were; a memory of another shape is none.
+
+    The path is that of this time, since the folder may be named in several ways.
+    """
+    if known is None:
+        return None
+    try:
+        fields = known["entry"]
+        restored = {"kind": EntryKind(fields["kind"]), "features": tuple(fields["features"])}
+        entry = LibraryEntry(**{**fields, **restored, "path": str(candidate.path)})
+        return entry if _stamps_hold(known["stamps"]) else None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
 
 
 def _adapter_entry(adapter: Adapter, candidate: Candidate) -> LibraryEntry:

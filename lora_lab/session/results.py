@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.domain.adapter import Adapter
@@ -12,7 +16,6 @@ from lora_lab.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from lora_lab.domain.base import Base
     from lora_lab.domain.report import Report
@@ -26,7 +29,7 @@ class Results:
     Parameters
     ----------
     cache_folder : None remembers nothing
-    owner : plugin and version that the analysis comes from
+    owner : plugin and version that the analysis comes from, and the :func:`code_stamp` of its code
     """
 
     def __init__(self, cache_folder: Path | None, owner: str) -> None:
@@ -69,3 +72,24 @@ class Results:
         """Remember `report`."""
         if self._cache:
             self._cache.put(key, report_to_wire(report))
+
+
+@cache
+def code_stamp(module: str) -> str:
+    """Digest of size and time of every source file of the package that `module` belongs to.
+
+    An analysis that was edited, or upgraded under the same version, is another one: what it once said is forgotten.
+    """
+    package = sys.modules.get(module.partition(".")[0])
+    if package is None or package.__file__ is None:
+        return ""
+    file = Path(package.__file__)
+    sources = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
+    digest = hashlib.sha256()
+    for source in sources:
+        try:
+            status = source.stat()
+        except OSError:
+            continue
+        digest.update(f"{source} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 from lora_lab.domain.base import Base
 from lora_lab.domain.parameters import parse_parameters
 from lora_lab.domain.progress import Unwatched
+from lora_lab.domain.report import Finding
 from lora_lab.errors import LoraLabError, MissingFileError, PluginError, quoted
 from lora_lab.extension.contracts import AnalysisContext, Need, ReadOptions
-from lora_lab.extension.registry import BUILT_IN, PluginRecord, Registry, load_registry
+from lora_lab.extension.registry import Registry, load_registry
 from lora_lab.formats.opening import open_adapter, open_base
 from lora_lab.session import listing
+from lora_lab.session.guarded import attributed, checked_report, guarded_formats
 from lora_lab.session.inspection import inspect_adapter, inspect_base
 from lora_lab.session.library import Library
 from lora_lab.session.records import Hashing
-from lora_lab.session.results import Results
+from lora_lab.session.results import Results, code_stamp
 from lora_lab.sources.locators import parse
 from lora_lab.storage.folders import cache_folder
 
@@ -65,6 +69,8 @@ class Session:
         cache: bool = True,
         plugins: bool = True,
     ) -> None:
+        if alpha is not None and not math.isfinite(alpha):
+            raise LoraLabError(f"alpha is {alpha}, expected a finite number.", hint="A usual value is the rank.")
         self.device = device
         self.seed = seed
         self.offline = offline
@@ -102,12 +108,14 @@ class Session:
             alpha=self.alpha,
             follow_symlinks=self.follow_symlinks,
         )
-        adapter = open_adapter(place, self.registry.formats.values(), options)
-        if revision is not None:
-            from dataclasses import replace
-
-            return replace(adapter, revision=revision)
-        return adapter
+        mishaps: list[str] = []
+        try:
+            adapter = open_adapter(place, guarded_formats(self.registry, mishaps), options)
+        except LoraLabError as error:
+            error.hint = " ".join([error.hint, *mishaps]).strip()  # a plugin that failed may be the one to read it
+            raise
+        findings = (*adapter.findings, *(Finding("plugin_failed", mishap) for mishap in mishaps))
+        return replace(adapter, findings=findings, revision=revision or adapter.revision)
 
     def base(self, locator: str) -> Base:
         """Open a base model or a full fine-tune: headers of all its shards."""
@@ -195,7 +203,8 @@ class Session:
         subjects = tuple(self._subject(analysis, locator) for locator in locators)
         base_model = self.base(base) if base is not None else None
         everything = (*subjects, *([base_model] if base_model else []))
-        results = Results(self._cache_folder, self._owner(id).origin)
+        owner = self.registry.plugin_of("analyses", id)
+        results = Results(self._cache_folder, f"{owner.origin} {code_stamp(type(analysis).__module__)}")
         key = results.key(id, everything, values, modules, self.device, self.seed)
         remembered = results.get(key)
         if remembered is not None:
@@ -207,37 +216,18 @@ class Session:
             subjects=subjects,
             reader=FactorReader(),
             base=base_model,
-            parameters=values,
+            parameters=dict(values),
             modules=tuple(modules),
             device=resolve_device(self.device),
             seed=self.seed,
             observer=observer or Unwatched(),
         )
         with Hashing(everything) as hashing:
-            report = self._run(analysis, context)
-            report = hashing.stamp(report, values)
+            with attributed("analysis", id, owner):
+                report = analysis.run(context)
+            report = hashing.stamp(checked_report(report, "analysis", id, owner), values)
         results.put(key, report)
         return report
-
-    def _run(self, analysis: Analysis, context: AnalysisContext) -> Report:
-        owner = self._owner(analysis.id)
-        try:
-            return analysis.run(context)
-        except LoraLabError:
-            raise
-        except Exception as error:
-            if owner.origin == BUILT_IN:
-                raise
-            raise PluginError(
-                f"The analysis {quoted(analysis.id)} of the plugin {quoted(owner.name)} failed: "
-                f"{type(error).__name__}: {error}.",
-                hint="Tell the plugin's author.",
-            ) from error
-
-    def _owner(self, analysis: str) -> PluginRecord:
-        """The plugin that an analysis comes from; its origin names the distribution and its version."""
-        name = self.registry.owner_of("analyses", analysis)
-        return next(record for record in self.registry.plugins if record.name == name)
 
     def _analysis(self, id: str) -> Analysis:  # noqa: A002
         try:
@@ -264,11 +254,26 @@ class Session:
         ------
         LoraLabError
             there is no such exporter.
+        PluginError
+            a plugin's exporter failed.
         """
+        self.require_exporter(exporter)
+        owner = self.registry.plugin_of("exporters", exporter)
+        with attributed("exporter", exporter, owner):
+            content: object = self.registry.exporters[exporter].export(report)
+            if not isinstance(content, bytes):
+                raise PluginError(
+                    f"The exporter {quoted(exporter)} of the plugin {quoted(owner.name)} returned "
+                    f"{quoted(type(content).__name__)}, expected bytes.",
+                    hint="Tell the plugin's author.",
+                )
+        return content
+
+    def require_exporter(self, exporter: str) -> None:
+        """Refuse the name of an exporter that is not installed, before work is done for it."""
         if exporter not in self.registry.exporters:
             known = ", ".join(self.registry.exporters)
             raise LoraLabError(f"There is no exporter {quoted(exporter)}, expected one of: {known}.")
-        return self.registry.exporters[exporter].export(report)
 
     def plugins(self) -> Report:
         """List every plugin, what it adds, where it comes from and whether it loaded."""

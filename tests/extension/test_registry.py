@@ -108,9 +108,10 @@ def test_duplicates_name_both_owners() -> None:
 INSTALLED = {
     "good": """
         from lora_lab import hookimpl
+        from lora_lab.extension.contracts import Need
         class Good:
             id = "good"; title = summary = reference = ""; parameters = (); subjects = (1, 1)
-            takes_models = False; base = "no"
+            takes_models = False; base = Need.NO
             def run(self, context): raise RuntimeError("boom")
         @hookimpl
         def lora_lab_analyses(): return [Good()]
@@ -142,11 +143,29 @@ INSTALLED = {
             print("and again")
             return []
     """,
+    "exits_in_hook": """
+        import sys
+        from lora_lab import hookimpl
+        @hookimpl
+        def lora_lab_analyses(): sys.exit(0)
+    """,
+    "takes_a_command": """
+        from lora_lab import hookimpl
+        from lora_lab.extension.contracts import CommandSpec
+        @hookimpl
+        def lora_lab_commands(): return [CommandSpec("ls", "Mine.", run=print)]
+    """,
+    "more_arguments": """
+        from lora_lab import hookimpl
+        @hookimpl
+        def lora_lab_analyses(session): return []
+    """,
     "takes_ours": """
         from lora_lab import hookimpl
+        from lora_lab.extension.contracts import Need
         class Mine:
             id = "spectrum"; title = summary = reference = ""; parameters = (); subjects = (1, 1)
-            takes_models = False; base = "no"
+            takes_models = False; base = Need.NO
             def run(self, context): pass
         @hookimpl
         def lora_lab_analyses(): return [Mine()]
@@ -160,21 +179,29 @@ SENTENCES = {
     "misspelt": "lora_lab_analysis",
     "raises": "no analyses today",
     "wrong": "lora_lab_analyses",
-    "takes_ours": "taken",
+    "takes_ours": "'takes_ours' is taken: 'analyses'",
+    "exits_in_hook": "SystemExit",
+    "takes_a_command": "'takes_a_command' is taken: 'built-in'",
+    "more_arguments": "session",
 }
+
+
+def install(site: Path, name: str, source: str, point: str | None = None) -> None:
+    """Put a distribution where the interpreter finds it; its entry point is called like it, or `point`."""
+    (site / f"faulty_{name}.py").write_text(textwrap.dedent(source))
+    info = site / f"faulty_{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: faulty-{name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[lora_lab]\n{point or name} = faulty_{name}\n")
 
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Ten distributions, nine of them faulty, where the interpreter finds them."""
+    """Distributions, all but two of them faulty, where the interpreter finds them."""
     site = tmp_path / "site"
     site.mkdir()
     for name, source in INSTALLED.items():
-        (site / f"faulty_{name}.py").write_text(textwrap.dedent(source))
-        info = site / f"faulty_{name}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: faulty-{name}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[lora_lab]\n{name} = faulty_{name}\n")
+        install(site, name, source)
     monkeypatch.syspath_prepend(str(site))
     yield site
     for name in list(sys.modules):
@@ -207,6 +234,38 @@ def test_faulty_plugins_harm_nobody(installed: Path, capsys: pytest.CaptureFixtu
 def test_plugins_can_be_chosen(
     installed: Path, monkeypatch: pytest.MonkeyPatch, chosen: str, expected: set[str]
 ) -> None:
-    """A variable restricts what is loaded; an empty one loads nothing."""
+    """A variable restricts what is loaded; an empty one loads nothing. The others are listed as disabled, unopened."""
     monkeypatch.setenv("LORA_LAB_PLUGINS", chosen)
-    assert {record.name for record in everything().plugins} - {"analyses"} == expected
+    records = [record for record in everything().plugins if record.name in INSTALLED]
+    assert {record.name for record in records} == set(INSTALLED)
+    assert {record.name for record in records if record.state is not PluginState.DISABLED} == expected
+    assert {name for name in sys.modules if name.startswith("faulty_")} == {f"faulty_{name}" for name in expected}
+
+
+def test_no_plugins_loads_none(installed: Path) -> None:
+    """They are listed as disabled, and nothing of theirs has run."""
+    registry = load_registry({}, load_plugins=False)
+    assert {record.state for record in registry.plugins} == {PluginState.DISABLED}
+    assert not any(name.startswith("faulty_") for name in sys.modules)
+
+
+def test_two_plugins_of_one_name(installed: Path) -> None:
+    """The first is kept; the second is told both distributions, whether the first is a built-in or not."""
+    install(installed, "twin", INSTALLED["good"], point="good")
+    install(installed, "room", INSTALLED["good"], point="analyses")
+    registry = everything()
+    for name, first, second in (("good", "faulty-good", "faulty-twin"), ("analyses", "built-in", "faulty-room")):
+        kept, refused = (record for record in registry.plugins if record.name == name)
+        assert (kept.state, refused.state) == (PluginState.LOADED, PluginState.FAILED)
+        assert first in refused.errors[0]
+        assert second in refused.errors[0]
+        assert registry.plugin_of("analyses", "spectrum" if name == "analyses" else "good") is kept
+
+
+def test_metadata_that_cannot_be_read(installed: Path) -> None:
+    """An entry point of nonsense fails alone; a distribution without metadata loads under its module's name."""
+    (installed / "faulty_missing-1.0.dist-info" / "entry_points.txt").write_text("[lora_lab]\nmissing = a b c:\n")
+    (installed / "faulty_good-1.0.dist-info" / "METADATA").unlink()
+    records = {record.name: record for record in everything().plugins}
+    assert records["missing"].state is PluginState.FAILED
+    assert (records["good"].state, records["good"].origin) == (PluginState.LOADED, "faulty_good")
