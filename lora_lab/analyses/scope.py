@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Final
 from lora_lab.domain.adapter import Adapter, Effect, SavedRole
 from lora_lab.domain.modules import select_modules
 from lora_lab.domain.report import Finding
-from lora_lab.errors import AdapterError, quoted
+from lora_lab.errors import AdapterError, CompatibilityError, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from lora_lab.domain.adapter import Delta, Feature
+    from lora_lab.domain.base import Base
     from lora_lab.extension.contracts import AnalysisContext
 
 # What the general sentence would leave unsaid.
@@ -39,12 +40,50 @@ def adapter_of(context: AnalysisContext) -> Adapter:
     """
     subject = context.subjects[0]
     if not isinstance(subject, Adapter):
-        raise AdapterError(
-            f"{quoted(subject.name)} is a full checkpoint, expected an adapter.",
-            hint="An analysis that takes models is listed by: lora-lab analyses",
-        )
+        raise _no_adapter(subject)
     refuse(subject)
     return subject
+
+
+def _no_adapter(subject: Base) -> AdapterError:
+    return AdapterError(
+        f"{quoted(subject.name)} is a full checkpoint, expected an adapter.",
+        hint="An analysis that takes models is listed by: lora-lab analyses",
+    )
+
+
+def adapters_of(context: AnalysisContext) -> tuple[Adapter, ...]:
+    """The adapters that the context is about, each of which has a ΔW of its own.
+
+    Raises
+    ------
+    AdapterError
+        as :func:`adapter_of`, for any of them.
+    """
+    adapters = []
+    for subject in context.subjects:
+        if not isinstance(subject, Adapter):
+            raise _no_adapter(subject)
+        refuse(subject)
+        adapters.append(subject)
+    return tuple(adapters)
+
+
+def base_of(context: AnalysisContext) -> Base:
+    """The base model, which holds weights.
+
+    Raises
+    ------
+    CompatibilityError
+        it is a configuration alone, or there is none.
+    """
+    base = context.base
+    if base is None or not base.tensors:
+        what = "no base model was given" if base is None else f"{quoted(base.name)} is a configuration without weights"
+        raise CompatibilityError(
+            f"This compares an adapter with the weights of its base model, and {what}.", hint="Pass --base FOLDER."
+        )
+    return base
 
 
 def refuse(adapter: Adapter) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.analyses.columns import IDENTITY, MEASURES, SINGULAR_VALUES, TOTALS
 from lora_lab.analyses.scope import adapter_of, outside_findings, selected
+from lora_lab.analyses.watching import watched
 from lora_lab.domain.progress import stop_if_cancelled
 from lora_lab.domain.report import Finding, Report, Scalars, Table
 from lora_lab.errors import quoted
@@ -21,13 +21,10 @@ if TYPE_CHECKING:
 
     from lora_lab.domain.adapter import Delta
     from lora_lab.domain.parameters import Parameter
-    from lora_lab.domain.progress import Observer
     from lora_lab.extension.contracts import AnalysisContext
     from lora_lab.linalg.spectra import Pair
 
 _TABLE: Final = "modules"
-# Rows go out together when this much time has passed: often enough for an eye, seldom enough for a pipe.
-_FLUSH_SECONDS: Final = 0.05
 
 
 class Spectrum:
@@ -54,7 +51,7 @@ class Spectrum:
         """
         adapter = adapter_of(context)
         deltas = selected(adapter, context.modules)
-        rows = list(_watched(_rows(deltas, context), len(deltas), context.observer))
+        rows = list(watched(_rows(deltas, context), len(deltas), context.observer))
         findings = [*outside_findings(adapter), *_device_findings(context.device), *_zero_findings(rows)]
         return Report(
             command=self.id,
@@ -89,20 +86,6 @@ def _row(delta: Delta, singular_values: list[float]) -> dict[str, Any]:
         "singular_values": singular_values,
         **asdict(measure(singular_values, tolerance=tolerance)),
     }
-
-
-def _watched(rows: Iterator[dict[str, Any]], total: int, observer: Observer) -> Iterator[dict[str, Any]]:
-    """Pass `rows` on, tell the observer of them in handfuls, and stop when it asks for it."""
-    ready: list[dict[str, Any]] = []
-    told = -math.inf
-    for done, row in enumerate(rows, start=1):
-        stop_if_cancelled(observer)
-        ready.append(row)
-        if done == total or time.monotonic() - told >= _FLUSH_SECONDS:
-            observer.rows(_TABLE, ready)
-            observer.advance(done, total, row["module"])
-            ready, told = [], time.monotonic()
-        yield row
 
 
 def _totals(deltas: Sequence[Delta], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -11,30 +11,42 @@ import click
 
 from lora_lab.cli.context import (
     OpenApplication,
-    Progress,
     emit,
     make_session,
     module_option,
     output_options,
     picked,
     session_options,
+    watched,
 )
 from lora_lab.cli.exits import ClosedOutput, Exit
+from lora_lab.cli.looking import exit_of_verdict
 from lora_lab.errors import LoraLabError, quoted
 from lora_lab.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from lora_lab.domain.report import Report
+    from collections.abc import Iterator, Sequence
 
 
 class Program(click.Group):
-    """The built-in commands, and those of plugins, which are loaded only when another name is asked for."""
+    """The built-in commands, those of analyses among them, and those of plugins.
+
+    Analyses are loaded when one is asked for or all are listed, plugins only when a name is none of ours.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the built-in commands, in alphabetical order."""
+        from lora_lab.cli.looking import declared
+
+        return sorted({*super().list_commands(ctx), *declared()})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Find a command: ours first, then a plugin's."""
+        from lora_lab.cli.looking import looking_command
+
         ours = super().get_command(ctx, cmd_name)
+        if ours is None and not cmd_name.startswith("-"):
+            ours = looking_command(cmd_name)
         if ours is not None or cmd_name.startswith("-"):
             return ours
         from lora_lab.cli.plugged import plugged_command
@@ -123,20 +135,9 @@ def inspect_command(source: str, *, strict: bool, modules: Sequence[str], **opti
     return Exit.NO if strict and report.findings else Exit.DONE
 
 
-@program.command("spectrum")
-@click.argument("source", metavar="SRC")
-@module_option
-@session_options
-@output_options
-def spectrum_command(source: str, modules: Sequence[str], **options: Any) -> None:
-    """Compute the singular values of every module's ΔW."""
-    session = make_session(options)
-    emit(_watched(options, lambda watcher: session.spectrum(source, modules=modules, observer=watcher)), options)
-
-
 @program.command("analyze")
 @click.argument("analysis", metavar="ID")
-@click.argument("sources", nargs=-1, required=True, metavar="SRC...")
+@click.argument("sources", nargs=-1, metavar="[SRC]...")
 @click.option("--base", metavar="BASE", help="The base model.")
 @click.option("--param", "parameters", multiple=True, metavar="K=V", help="A parameter; may be repeated.")
 @module_option
@@ -149,17 +150,20 @@ def analyze_command(
     parameters: Sequence[str],
     modules: Sequence[str],
     **options: Any,
-) -> None:
+) -> int:
     """Run any analysis, a plugin's too."""
     session = make_session(options)
-    values = dict(_split(text) for text in parameters)
-    report = _watched(
+    values: dict[str, list[str]] = {}
+    for key, value in map(_split, parameters):
+        values.setdefault(key, []).append(value)
+    report = watched(
         options,
         lambda watcher: session.analyze(
             analysis, sources, base=base, parameters=values, modules=modules, observer=watcher
         ),
     )
     emit(report, options)
+    return exit_of_verdict(report)
 
 
 @program.command("plugins")
@@ -176,14 +180,6 @@ def plugins_command(**options: Any) -> None:
 def analyses_command(**options: Any) -> None:
     """List analyses with their parameters."""
     emit(make_session(options).analyses(), options)
-
-
-def _watched(options: dict[str, Any], work: Callable[[Progress], Report]) -> Report:
-    progress = Progress(options)
-    try:
-        return work(progress)
-    finally:
-        progress.clear()
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -29,7 +29,8 @@ _SESSION_OPTIONS = ("device", "seed", "offline", "allow_pickle", "follow_symlink
 
 def session_options(command: Command) -> Command:
     """Options that decide what a session may do."""
-    for option in reversed(
+    return _with(
+        command,
         (
             click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps."),
             click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all randomness."),
@@ -41,22 +42,26 @@ def session_options(command: Command) -> Command:
             click.option(
                 "--no-plugins", "plugins", is_flag=True, flag_value=False, default=True, help="Built-ins only."
             ),
-        )
-    ):
-        command = option(command)
-    return command
+        ),
+    )
 
 
 def output_options(command: Command) -> Command:
     """Options that decide what is shown."""
-    for option in reversed(
+    return _with(
+        command,
         (
             click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
             click.option("--format", "exporter", metavar="ID", help="Print what an exporter makes of it: csv, json, …"),
             click.option("--quiet", is_flag=True, help="No warnings on stderr."),
             click.option("--no-progress", is_flag=True, help="No progress on stderr."),
-        )
-    ):
+        ),
+    )
+
+
+def _with(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
+    """`command` with `options` in their order: a function is given its last one first, a made command its first."""
+    for option in options if isinstance(command, click.Command) else reversed(options):
         command = option(command)
     return command
 
@@ -151,3 +156,12 @@ class Progress:
         """Take the line away."""
         if self._was_shown:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def watched(options: Mapping[str, Any], work: Callable[[Progress], Report]) -> Report:
+    """Do `work` with progress on stderr, which is taken away at the end."""
+    progress = Progress(options)
+    try:
+        return work(progress)
+    finally:
+        progress.clear()

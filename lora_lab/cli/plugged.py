@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_lab.cli.context import emit, make_session, output_options, session_options
-from lora_lab.domain.parameters import ParameterKind
-from lora_lab.errors import LoraLabError, PluginError, quoted
+from lora_lab.cli.declared import option_of
+from lora_lab.errors import PluginError, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lora_lab.domain.parameters import Parameter
     from lora_lab.extension.contracts import CommandSpec
     from lora_lab.extension.registry import PluginRecord
 
@@ -32,7 +31,7 @@ def _command(spec: CommandSpec, owner: PluginRecord) -> click.Command:
     """A declared command as one of ours."""
     # Names of our own inside, so that no parameter can shadow an option that every command has.
     own = {f"parameter_{place}": parameter for place, parameter in enumerate(spec.parameters)}
-    parameters: list[click.Parameter] = [_option(name, parameter) for name, parameter in own.items()]
+    parameters: list[click.Parameter] = [option_of(name, parameter) for name, parameter in own.items()]
     if spec.takes_sources:
         parameters.insert(0, click.Argument(["sources"], nargs=-1, metavar="[SRC]..."))
 
@@ -61,24 +60,3 @@ def _require_own_options(command: click.Command, spec: CommandSpec, owner: Plugi
             f"{quoted(taken)}, which there is already.",
             hint="Tell the plugin's author.",
         )
-
-
-def _option(key: str, parameter: Parameter) -> click.Option:
-    """A declared parameter as an option; its value is read and checked by the declaration itself."""
-
-    def read(context: click.Context, option: click.Parameter, value: Any) -> Any:
-        del context, option
-        try:
-            return parameter.parse(value) if isinstance(value, str) else value
-        except LoraLabError as error:
-            raise click.UsageError(str(error)) from None
-
-    is_flag = parameter.kind is ParameterKind.BOOLEAN
-    name = "--" + parameter.id.replace("_", "-")
-    return click.Option(
-        [f"{name}/--no-{name[2:]}" if is_flag else name, key],
-        default=parameter.default,
-        type=None if is_flag else str,
-        callback=None if is_flag else read,
-        help=parameter.title + ("" if is_flag else f" (default {parameter.default})."),
-    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.cells import cell_len, set_cell_size
 
+from lora_lab.cli.grids import grid
 from lora_lab.domain import figures
 from lora_lab.domain.report import ColumnKind
 from lora_lab.safetext import safe_text
@@ -21,6 +23,8 @@ _NARROWEST_TEXT: Final = 12
 _WIDEST_CURVE: Final = 16
 _GAP: Final = "  "
 _UNBOUNDED: Final = 10_000
+_MOST_LISTED: Final = 8
+_DRAWN: Final = (ColumnKind.HEATMAP, ColumnKind.RECORDS)  # too much for one cell
 _RIGHT: Final = frozenset({ColumnKind.INTEGER, ColumnKind.NUMBER, ColumnKind.BYTES, ColumnKind.SHAPE})
 
 
@@ -37,7 +41,7 @@ def render(report: Report, *, width: int | None = None) -> Iterator[str]:
         if not is_first:
             yield ""
         is_first = False
-        yield from _scalars(group)
+        yield from _scalars(group, room)
     for table in report.tables:
         if not table.rows:
             continue
@@ -51,11 +55,17 @@ def _width() -> int:
     return shutil.get_terminal_size((_UNBOUNDED if not sys.stdout.isatty() else 80, 24)).columns
 
 
-def _scalars(group: Scalars) -> Iterator[str]:
-    longest = max((cell_len(column.title) for column in group.columns), default=0)
+def _scalars(group: Scalars, room: int) -> Iterator[str]:
+    lines = [column for column in group.columns if column.kind is not ColumnKind.HEATMAP]
+    longest = max((cell_len(column.title) for column in lines), default=0)
+    for column in lines:
+        value = group.values.get(column.id)
+        if column.kind is ColumnKind.LIST and value is not None and len(value) > _MOST_LISTED:
+            value = [*value[:_MOST_LISTED], f"and {len(value) - _MOST_LISTED} more"]
+        yield f"{set_cell_size(column.title, longest)}{_GAP}{_cell(column, value)}".rstrip()
     for column in group.columns:
-        shown = _cell(column, group.values.get(column.id))
-        yield f"{set_cell_size(column.title, longest)}{_GAP}{shown}"
+        if column.kind is ColumnKind.HEATMAP and group.values.get(column.id):
+            yield from grid(column, group.values[column.id], room)
 
 
 def _table(table: Table, room: int) -> Iterator[str]:
@@ -71,6 +81,11 @@ def _table(table: Table, room: int) -> Iterator[str]:
     for row in cells:
         yield _line([row[place] for place in kept], kept, columns, widths)
     left_out = [columns[place].title for place in range(len(columns)) if place not in kept]
+    if len(table.rows) == 1:
+        for column in table.columns:
+            if column.kind is ColumnKind.HEATMAP and table.rows[0].get(column.id):
+                yield ""
+                yield from grid(column, table.rows[0][column.id], room)
     if left_out:
         yield _shortened(f"+ {', '.join(left_out)} (in a wider terminal, or with --json)", room)
 
@@ -85,7 +100,7 @@ def _flat(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> Itera
             for key in keys:
                 shown = f"{column.title} {key}"
                 yield replace(column, id=f"{column.id}\0{key}", title=shown, kind=ColumnKind.NUMBER)
-        elif column.kind is not ColumnKind.HEATMAP:
+        elif column.kind not in _DRAWN:
             yield column
 
 
@@ -146,6 +161,10 @@ def _cell(column: Column, value: Any) -> str:
     if value is None:
         return figures.NOT_THERE
     kind = column.kind
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if kind is ColumnKind.VALUE and not isinstance(value, str | int | float):
+        return safe_text(json.dumps(value, ensure_ascii=False))
     if kind is ColumnKind.BYTES:
         return figures.size(value)
     if kind is ColumnKind.INTEGER or isinstance(value, int):

@@ -25,7 +25,10 @@ class ParameterKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One typed parameter; ``minimum`` and ``maximum`` are inclusive."""
+    """One typed parameter; ``minimum`` and ``maximum`` are inclusive.
+
+    A default of None means that nothing was given. The value of a repeatable one is a tuple, empty when not given.
+    """
 
     id: str
     title: str
@@ -34,6 +37,7 @@ class Parameter:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+    is_repeatable: bool = False
 
     def parse(self, text: str) -> Any:
         """Read a value as a person types it.
@@ -87,8 +91,12 @@ class Parameter:
         )
 
 
-def parse_parameters(declared: Sequence[Parameter], given: Mapping[str, str]) -> dict[str, Any]:
+def parse_parameters(declared: Sequence[Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
     """Values for all of `declared`: those of `given`, read and checked, and the defaults.
+
+    Parameters
+    ----------
+    given : texts as a person types them, or values; a list of them for a repeatable parameter; None is not given
 
     Raises
     ------
@@ -100,7 +108,17 @@ def parse_parameters(declared: Sequence[Parameter], given: Mapping[str, str]) ->
         if name not in known:
             listed = ", ".join(known) or "none"
             raise LoraLabError(f"There is no parameter {quoted(name)} here, expected one of: {listed}.")
-    return {
-        parameter.id: parameter.parse(given[parameter.id]) if parameter.id in given else parameter.default
-        for parameter in declared
-    }
+    return {parameter.id: _value(parameter, given.get(parameter.id)) for parameter in declared}
+
+
+def _value(parameter: Parameter, given: Any) -> Any:
+    if given is None or (isinstance(given, list | tuple) and not given):
+        return tuple(parameter.default or ()) if parameter.is_repeatable else parameter.default
+    if parameter.is_repeatable:
+        several = given if isinstance(given, list | tuple) else (given,)
+        return tuple(parameter.parse(str(one)) for one in several)
+    if isinstance(given, list | tuple):
+        if len(given) > 1:
+            raise LoraLabError(f"The parameter {parameter.id} was given {len(given)} times, expected once.")
+        given = given[0]
+    return parameter.parse(str(given))

@@ -28,6 +28,8 @@ class ColumnKind(StrEnum):
     MAPPING = "mapping"  # text to number, shown as sub-columns
     CURVE = "curve"  # list of numbers, drawn over their index from 1
     HEATMAP = "heatmap"  # list of lists of numbers
+    RECORDS = "records"  # list of mappings, shown as how many there are
+    VALUE = "value"  # whatever JSON has: a setting, yes or no
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,10 @@ class InputRecord:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The result of looking: complete, and the same for every reader."""
+    """The result of looking: complete, and the same for every reader.
+
+    ``verdict`` is what a check says; None for what is no check.
+    """
 
     command: str
     title: str
@@ -107,6 +112,7 @@ class Report:
     findings: tuple[Finding, ...] = ()
     inputs: tuple[InputRecord, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    verdict: bool | None = None
 
     def table(self, id: str) -> Table:  # noqa: A002 - the field's own name
         """The table called `id`."""

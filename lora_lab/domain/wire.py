@@ -29,6 +29,7 @@ def report_from_wire(document: dict[str, Any]) -> Report:
         findings=tuple(Finding(**finding) for finding in document["findings"]),
         inputs=tuple(InputRecord(**record) for record in document["inputs"]),
         parameters=document["parameters"],
+        verdict=document["verdict"],
     )
 
 

@@ -64,6 +64,27 @@ class Reader(Protocol):
         """One tensor as stored, in memory that nobody else holds."""
 
 
+class ArrayStore(Protocol):
+    """Keeps what is dear to compute from a base and does not change with the adapter: decompositions.
+
+    Anything may be forgotten at any time; a damaged entry counts as forgotten. Nothing here raises.
+    """
+
+    def get(self, key: str) -> dict[str, torch.Tensor] | None:
+        """What was put under `key`, on the processor; None when there is nothing."""
+
+    def put(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Keep `tensors` under `key`, as long as there is room."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that are kept now."""
+
+    @property
+    def limit_bytes(self) -> int:
+        """Bytes that may be kept."""
+
+
 @dataclass(frozen=True, slots=True)
 class AnalysisContext:
     """Everything an analysis works on."""
@@ -76,6 +97,7 @@ class AnalysisContext:
     device: str = "cpu"  # resolved: cpu, cuda:0, mps
     seed: int = 0
     observer: Observer = field(default_factory=Unwatched)
+    store: ArrayStore | None = None  # None remembers nothing
 
 
 @runtime_checkable

@@ -31,7 +31,10 @@ SELECTION_VARIABLE: Final = "LORA_LAB_PLUGINS"
 BUILT_IN: Final = "built-in"
 _REASON_LIMIT: Final = 500
 # Commands that the command line has of its own: they are no values of a hook, and no plugin may take their names.
-BUILT_IN_COMMANDS: Final = ("open", "ls", "inspect", "spectrum", "analyze", "plugins", "analyses")
+BUILT_IN_COMMANDS: Final = (
+    "open", "ls", "inspect", "analyze", "report", "plugins", "analyses",
+    "spectrum", "overlap", "amplify", "intruders", "interference", "health", "diff", "budget", "intrinsic", "check",
+)  # fmt: skip
 
 
 class PluginState(StrEnum):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.domain.base import Base
 from lora_lab.errors import AdapterError, FileFormatError, MissingFileError, quoted
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from lora_lab.domain.adapter import Adapter
     from lora_lab.extension.contracts import AdapterFormat, ReadOptions
+
+_CONFIGURATION: Final = "config.json"
 
 
 def open_adapter(path: Path, formats: Iterable[AdapterFormat], options: ReadOptions) -> Adapter:
@@ -64,10 +66,8 @@ def open_base(path: Path, *, locator: str = "", name: str = "", follow_symlinks:
     """
     checkpoint = read_checkpoint(path, follow_symlinks=follow_symlinks)
     folder = path if path.is_dir() else path.parent
-    config = folder / "config.json"
-    document = read_json(config) if config.is_file() else {}
-    if not isinstance(document, dict):
-        raise FileFormatError(f"{quoted(config)} is no object of settings, expected a model's config.json.")
+    config = folder / _CONFIGURATION
+    document = _settings(config) if config.is_file() else {}
     return Base(
         name=name or folder.resolve().name,
         locator=locator or str(path),
@@ -78,3 +78,35 @@ def open_base(path: Path, *, locator: str = "", name: str = "", follow_symlinks:
         metadata=checkpoint.metadata,
         findings=checkpoint.findings,
     )
+
+
+def open_configuration(path: Path, *, locator: str = "") -> Base:
+    """Open a model's ``config.json`` alone: a Base without tensors, of which shapes can be told but no weights read.
+
+    Parameters
+    ----------
+    path : the file, or the folder that holds it
+
+    Raises
+    ------
+    FileFormatError
+        it is no JSON object.
+    """
+    config = path / _CONFIGURATION if path.is_dir() else path
+    document = _settings(config)
+    folder = config.parent.resolve()
+    return Base(folder.name, locator or str(path), str(config), {}, (stamp(config),), document)
+
+
+def is_configuration(path: Path) -> bool:
+    """Whether `path` is a model's ``config.json``, or a folder that holds one and no adapter."""
+    if path.is_dir():
+        return (path / _CONFIGURATION).is_file() and not (path / "adapter_config.json").exists()
+    return path.name == _CONFIGURATION
+
+
+def _settings(config: Path) -> dict[str, Any]:
+    document = read_json(config)
+    if not isinstance(document, dict):
+        raise FileFormatError(f"{quoted(config)} is no object of settings, expected a model's config.json.")
+    return document

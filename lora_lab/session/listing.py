@@ -121,7 +121,8 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def _parameter(parameter: Parameter) -> str:
-    return f"{parameter.id}={parameter.default}"
+    values = "|".join(parameter.choices) or ("" if parameter.default is None else str(parameter.default))
+    return f"{parameter.id}={values}" if values else parameter.id
 
 
 def _row(entry: LibraryEntry, columns: Sequence[Column]) -> dict[str, Any]:

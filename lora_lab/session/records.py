@@ -31,10 +31,11 @@ def record_of(subject: Adapter | Base, *, headers_only: bool = False) -> InputRe
     headers_only : hash headers and configuration, not weights; the names then end in ``#header``
     """
     stamps = subject.files if isinstance(subject, Adapter) else subject.shards
+    is_large = sum(stamp.size_bytes for stamp in stamps) > _HASHED_WHOLE_BYTES
     digests = {}
     for stamp in stamps:
         path = Path(stamp.path)
-        if path.suffix == ".safetensors" and (headers_only or stamp.size_bytes > _HASHED_WHOLE_BYTES):
+        if path.suffix == ".safetensors" and (headers_only or is_large):
             digests[f"{path.name}#header"] = _header_digest(path)
         else:
             digests[path.name] = sha256_of(path)

@@ -16,7 +16,7 @@ from lora_lab.domain.report import Finding
 from lora_lab.errors import LoraLabError, MissingFileError, PluginError, quoted
 from lora_lab.extension.contracts import AnalysisContext, Need, ReadOptions
 from lora_lab.extension.registry import Registry, load_registry
-from lora_lab.formats.opening import open_adapter, open_base
+from lora_lab.formats.opening import is_configuration, open_adapter, open_base, open_configuration
 from lora_lab.session import listing
 from lora_lab.session.guarded import attributed, checked_report, guarded_formats
 from lora_lab.session.inspection import inspect_adapter, inspect_base
@@ -118,8 +118,10 @@ class Session:
         return replace(adapter, findings=findings, revision=revision or adapter.revision)
 
     def base(self, locator: str) -> Base:
-        """Open a base model or a full fine-tune: headers of all its shards."""
+        """Open a base model or a full fine-tune: headers of all its shards; a ``config.json`` alone has no tensors."""
         place, _ = self._path(locator)
+        if is_configuration(place) and not listing.is_checkpoint(place):
+            return open_configuration(place, locator=locator)
         return open_base(place, locator=locator)
 
     def open(self, locator: str) -> Adapter | Base:
@@ -199,7 +201,7 @@ class Session:
         """
         analysis = self._analysis(id)
         _check_inputs(analysis, locators, base)
-        values = parse_parameters(analysis.parameters, {key: str(value) for key, value in (parameters or {}).items()})
+        values = parse_parameters(analysis.parameters, parameters or {})
         subjects = tuple(self._subject(analysis, locator) for locator in locators)
         base_model = self.base(base) if base is not None else None
         everything = (*subjects, *([base_model] if base_model else []))
@@ -239,7 +241,10 @@ class Session:
             ) from None
 
     def _subject(self, analysis: Analysis, locator: str) -> Adapter | Base:
-        return self.open(locator) if analysis.takes_models else self.adapter(locator)
+        if not analysis.takes_models:
+            return self.adapter(locator)
+        place, _ = self._path(locator)
+        return self.base(locator) if is_configuration(place) else self.open(locator)
 
     # What is installed
 
