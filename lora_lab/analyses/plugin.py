@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lora_lab.analyses.spectrum import Spectrum
+from lora_lab.analyses.catalogue import BUILT_IN
 from lora_lab.extension.hooks import hookimpl
 
 if TYPE_CHECKING:
@@ -15,5 +15,5 @@ if TYPE_CHECKING:
 
 @hookimpl
 def lora_lab_analyses() -> Sequence[Analysis]:
-    """Offer the spectrum."""
-    return [Spectrum()]
+    """Offer them all."""
+    return BUILT_IN

@@ -27,9 +27,9 @@ _ASKED: Final = frozenset({"diff"})
 @cache
 def declared() -> Mapping[str, Analysis]:
     """The built-in analyses by id; no plugin is loaded."""
-    from lora_lab.analyses.plugin import lora_lab_analyses
+    from lora_lab.analyses.catalogue import BUILT_IN
 
-    return {analysis.id: analysis for analysis in lora_lab_analyses()}
+    return {analysis.id: analysis for analysis in BUILT_IN}
 
 
 def looking_command(id: str) -> click.Command | None:  # noqa: A002 - the field's own name
