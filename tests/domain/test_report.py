@@ -70,3 +70,16 @@ def test_bad_parameters_are_named(given: dict[str, str]) -> None:
     """A value that does not fit is refused in a sentence that names the parameter."""
     with pytest.raises(LoraLabError, match=next(iter(given))):
         parse_parameters(DECLARED, given)
+
+
+def test_repeatable_parameters() -> None:
+    """A repeated parameter is a tuple in the order given; one that is not repeatable is given once; None is not given."""
+    several = Parameter("rank", "Rank", ParameterKind.INTEGER, None, minimum=1, is_repeatable=True)
+    single = Parameter("top", "Top", ParameterKind.INTEGER, None, minimum=1)
+    assert parse_parameters((several, single), {}) == {"rank": (), "top": None}
+    assert parse_parameters((several, single), {"rank": ["8", "4"], "top": ["3"]}) == {"rank": (8, 4), "top": 3}
+    assert parse_parameters((several, single), {"rank": 8, "top": None}) == {"rank": (8,), "top": None}
+    with pytest.raises(LoraLabError, match="top was given 2 times"):
+        parse_parameters((single,), {"top": ["3", "4"]})
+    with pytest.raises(LoraLabError, match="rank is 0"):
+        parse_parameters((several,), {"rank": ["8", "0"]})

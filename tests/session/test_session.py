@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from lora_lab import LoraLabError, Session
 from lora_lab.domain.adapter import Adapter
 from lora_lab.domain.base import Base
 from lora_lab.domain.library import EntryKind
-from lora_lab.errors import MissingFileError, NumericalError
+from lora_lab.errors import FileFormatError, MissingFileError, NumericalError
+from lora_lab.session import records
 
 
 @pytest.fixture
@@ -214,3 +216,26 @@ def test_public_names_are_those_promised() -> None:
     assert all(getattr(lora_lab, name) is not None for name in lora_lab.__all__)
     with pytest.raises(AttributeError):
         _ = lora_lab.nothing
+
+
+def test_a_configuration_alone_is_a_base_without_tensors(tmp_path: Path) -> None:
+    """The file, or a folder with nothing else, tells shapes; a folder with weights is the weights."""
+    folder = write_base(tmp_path / "base")
+    assert Session().base(str(folder)).tensors
+    alone = Session().base(str(folder / "config.json"))
+    assert (dict(alone.tensors), alone.configuration) == ({}, {"architectures": ["LlamaForCausalLM"]})
+    (folder / "model.safetensors").unlink()
+    assert Session().base(str(folder)).path == str(folder / "config.json")
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(FileFormatError, match="is no object of settings"):
+        Session().base(str(folder))
+
+
+def test_a_large_checkpoint_is_known_by_its_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts is the size of all shards together: a hundred shards just below the limit are not hashed."""
+    base = Session().base(str(write_base(tmp_path / "base")))
+    assert set(records.record_of(base).sha256) == {"model.safetensors"}
+    halves = replace(base, shards=(base.shards[0], replace(base.shards[0])))
+    monkeypatch.setattr(records, "_HASHED_WHOLE_BYTES", base.size_bytes + 1)
+    assert set(records.record_of(base).sha256) == {"model.safetensors"}
+    assert set(records.record_of(halves).sha256) == {"model.safetensors#header"}
