@@ -87,7 +87,7 @@ class Parameter:
     def _refusal(self, value: object, expected: str) -> LoraLabError:
         return LoraLabError(
             f"The parameter {self.id} is {quoted(value)}, expected {expected}.",
-            hint=f"Its default is {self.default}.",
+            hint="" if self.default is None else f"Its default is {self.default}.",
         )
 
 

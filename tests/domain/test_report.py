@@ -73,7 +73,7 @@ def test_bad_parameters_are_named(given: dict[str, str]) -> None:
 
 
 def test_repeatable_parameters() -> None:
-    """A repeated parameter is a tuple in the order given; one that is not repeatable is given once; None is not given."""
+    """A repeated parameter is a tuple in the order given; any other is given once; None is not given."""
     several = Parameter("rank", "Rank", ParameterKind.INTEGER, None, minimum=1, is_repeatable=True)
     single = Parameter("top", "Top", ParameterKind.INTEGER, None, minimum=1)
     assert parse_parameters((several, single), {}) == {"rank": (), "top": None}
@@ -81,5 +81,5 @@ def test_repeatable_parameters() -> None:
     assert parse_parameters((several, single), {"rank": 8, "top": None}) == {"rank": (8,), "top": None}
     with pytest.raises(LoraLabError, match="top was given 2 times"):
         parse_parameters((single,), {"top": ["3", "4"]})
-    with pytest.raises(LoraLabError, match="rank is 0"):
+    with pytest.raises(LoraLabError, match="rank is '0', expected a finite integer from 1"):
         parse_parameters((several,), {"rank": ["8", "0"]})
