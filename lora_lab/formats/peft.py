@@ -69,12 +69,13 @@ class PeftFormat:
         FileFormatError, UnsafeFileError, MissingFileError
             a file is missing, broken, a pickle, or not a file.
         """
-        folder, weights, told = _locate(path, options)
+        folder, stored, told = _locate(path, options)
         config_path = _inside(folder, CONFIG, options)
         config = parse_config(read_json(config_path), config_path, alpha=options.alpha)
+        weights = _converted(stored, options) if stored.suffix == ".bin" else stored
         tensors, metadata, stamps, findings = _tensors(weights, options)
         keys = sort_keys(tensors)
-        _require_factors(weights, tensors, keys)
+        _require_factors(stored, tensors, keys)
         loose = is_loose(config)
         if not loose:
             require_pairs(keys)
@@ -114,7 +115,7 @@ def _readable(is_readable: bool) -> Recognition:
 
 
 def _locate(path: Path, options: ReadOptions) -> tuple[Path, Path, list[Finding]]:
-    """Folder, file with the tensors, and what else was there."""
+    """Folder, file with the tensors as it is stored, and what else was there."""
     is_folder = path.is_dir()
     folder = path if is_folder else path.parent
     if not glance.exists(folder, CONFIG):
@@ -123,8 +124,6 @@ def _locate(path: Path, options: ReadOptions) -> tuple[Path, Path, list[Finding]
             hint="Fetch it from where the weights came from.",
         )
     if not is_folder and path.name != CONFIG:
-        if path.suffix == ".bin":
-            return folder, _converted(path, options), []
         return folder, _inside(folder, path.name, options), []
     present = [name for name in PEFT_FILES if glance.exists(folder, name)]
     if not present:
@@ -135,8 +134,7 @@ def _locate(path: Path, options: ReadOptions) -> tuple[Path, Path, list[Finding]
     told = []
     if PICKLE in present and present != [PICKLE]:
         told.append(Finding("pickle_ignored", f"{present[0]} is used, the pickle {PICKLE} beside it is not."))
-    weights = _inside(folder, present[0], options)
-    return folder, _converted(weights, options) if present[0] == PICKLE else weights, told
+    return folder, _inside(folder, present[0], options), told
 
 
 def _inside(folder: Path, name: str, options: ReadOptions) -> Path:

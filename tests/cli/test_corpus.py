@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from builders import write_adapter
 from corpus.adapter_cases import CASES as ADAPTERS
 from corpus.adapter_cases import AdapterCase
@@ -105,6 +106,15 @@ def test_a_pickle_is_read_when_it_is_allowed(tmp_path: Path, capsys: pytest.Capt
 
 
 OTHERS = [case for case in CASES if case.reader != "file" and case.expect == "refused"]
+
+
+def test_a_pickle_without_factors_is_named_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The sentence is about the file that the person has, not about what was made of it."""
+    folder = write_adapter(tmp_path / "pickled")
+    (folder / "adapter_model.safetensors").unlink()
+    torch.save({"conv.weight": torch.ones(2, 2)}, folder / "adapter_model.bin")
+    assert cli("inspect", str(folder), "--allow-pickle") == 2
+    assert f"{str(folder / 'adapter_model.bin')!r} holds 1 tensors such as 'conv.weight'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("case", OTHERS, ids=lambda case: f"{case.number}-{case.id}")

@@ -121,16 +121,27 @@ class CurvePlot(PlotWidget, inherit_bindings=False):
     def on_mount(self, event: events.Mount) -> None:  # type: ignore[override]
         """Draw what was given before there was a canvas."""
         event.prevent_default()  # the base's handler would clear the plot after this one
+        if not self._has_parts:
+            return
         super().on_mount()
         self.set_x_formatter(_Formatter(self._index_ticks))
         self.show_drawing(self.drawing)
+
+    @property
+    def _has_parts(self) -> bool:
+        """Whether there is something to draw on; not so when the screen is left while this is being mounted."""
+        return bool(self.query("Grid"))
+
+    def _update_margin_sizes(self) -> None:
+        if self._has_parts:
+            super()._update_margin_sizes()
 
     # What is drawn.
 
     def show_drawing(self, drawing: Drawing, *, keep_window: bool = False) -> None:
         """Draw `drawing` instead; the window is reset unless it is to be kept."""
         self.drawing = drawing
-        if not self.is_mounted:
+        if not (self.is_mounted and self._has_parts):
             return
         self.clear()
         self.set_y_formatter(_Formatter(self._height_ticks))
