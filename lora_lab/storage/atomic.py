@@ -57,16 +57,16 @@ def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Binary
     """
     target = Path(path)
     _require_free(target, overwrite=overwrite)
-    with _explained(target):
+    with explained(target):
         temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.tmp")
         descriptor = os.open(temporary, _CREATE, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
-            with _explained(target):
+            with explained(target):
                 file.flush()
                 os.fsync(file.fileno())
-        with _explained(target):
+        with explained(target):
             _publish(temporary, target, overwrite=overwrite)
     except OSError as error:
         raise _worded(target, error) from error
@@ -125,7 +125,8 @@ def _occupied(target: Path) -> OperationError:
 
 
 @contextmanager
-def _explained(target: Path) -> Iterator[None]:
+def explained(target: Path) -> Iterator[None]:
+    """Turn what the system refuses inside the block into one sentence about `target`."""
     try:
         yield
     except OSError as error:

@@ -1,0 +1,335 @@
+"""A folder of large files that appears whole, can be gone on with after an interruption, and never mixes two recipes.
+
+The files are made in a sibling of the folder, whose name carries the identity of the plan. Each finished one is synced,
+renamed and written into a journal beside it. At the end one rename, or one exchange with what was there before, gives
+the sibling the name it was made for. Killed at any moment, the target is what it was, or complete; the sibling and the
+journal are enough to go on, and only with the same plan.
+
+Source: the order of writes, syncs and renames follows SQLite's rollback journal, sqlite.org/atomiccommit.html.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+
+from lora_lab.errors import CancelledError, OperationError, quoted
+from lora_lab.storage.atomic import explained
+from lora_lab.storage.disk import Disk
+from lora_lab.storage.files import sha256_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+_HASH_BYTES: Final = 4 << 20
+_WAITING_BYTES: Final = 64 << 20  # written, not yet hashed
+_ID_CHARACTERS: Final = 16
+_COMMITTING: Final = "committing"
+
+
+class Finished(NamedTuple):
+    """A file of the output that is complete."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+
+
+class StagedFile:
+    """A file that is written from its beginning to its end, and hashed on the way."""
+
+    def __init__(self, disk: Disk, descriptor: int) -> None:
+        self._disk = disk
+        self._descriptor = descriptor
+        self._digest = hashlib.sha256()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="hashing")
+        self._waiting: deque[tuple[int, Future[None]]] = deque()
+        self._waiting_bytes = 0
+        self.size_bytes = 0
+
+    def write(self, buffer: Any) -> None:
+        """Append `buffer`, which must not be changed afterwards."""
+        view = memoryview(buffer).cast("B")
+        self._disk.write_at(self._descriptor, view, self.size_bytes)
+        self._hash(len(view), lambda: self._digest.update(view))
+
+    def copy_from(self, source: int, offset: int, count: int) -> None:
+        """Append `count` bytes of the open file `source`."""
+        self._disk.copy_range(source, offset, self._descriptor, self.size_bytes, count)
+        for start in range(0, count, _HASH_BYTES):
+            length = min(_HASH_BYTES, count - start)
+            self._hash(length, partial(self._hash_range, source, offset + start, length))
+
+    def _hash_range(self, source: int, offset: int, length: int) -> None:
+        part = os.pread(source, length, offset)
+        self._digest.update(part)
+        if len(part) < length:
+            self._hash_range(source, offset + len(part), length - len(part))
+
+    def _hash(self, length: int, work: Callable[[], None]) -> None:
+        self.size_bytes += length
+        self._waiting.append((length, self._pool.submit(work)))
+        self._waiting_bytes += length
+        while self._waiting_bytes > _WAITING_BYTES:
+            self._wait()
+
+    def _wait(self) -> None:
+        length, future = self._waiting.popleft()
+        self._waiting_bytes -= length
+        future.result()
+
+    def finish(self) -> str:
+        """Wait for the last hash; the file's sha256."""
+        while self._waiting:
+            self._wait()
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        """Give up what is still to be hashed."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class StagedFolder:
+    """A folder in the making; use as a context manager, then :meth:`commit`.
+
+    Parameters
+    ----------
+    target : the name to appear
+    plan_id : identity of what is being made: a resumed run with another one starts anew
+    overwrite : whether what is at `target` is replaced
+    resume : whether the finished files of an interrupted run are kept
+
+    Raises
+    ------
+    OperationError
+        `target` exists and may not be replaced, its parent is missing, another process writes it, or the disk says no.
+
+    Notes
+    -----
+    Leaving the block by an error keeps what is finished and names it in the error's hint; by a cancellation, or with
+    nothing finished, the staging folder goes.
+    """
+
+    def __init__(
+        self, target: Path, plan_id: str, *, disk: Disk | None = None, overwrite: bool = False, resume: bool = False
+    ) -> None:
+        self.target = Path(os.path.abspath(target))  # noqa: PTH100 - the name as given, not where a link leads
+        self._disk = disk or Disk()
+        self._is_overwriting = overwrite
+        self._is_resuming = resume
+        stem = f".{self.target.name}.lora_lab"
+        self.folder = self.target.with_name(f"{stem}-{plan_id[:_ID_CHARACTERS]}")
+        self._journal = self.folder.with_name(f"{self.folder.name}.journal")
+        self._lock_path = self.target.with_name(f"{stem}.lock")
+        self._lock = -1
+        self._is_committed = False
+        self.finished: dict[str, Finished] = {}
+
+    def __enter__(self) -> Self:
+        with explained(self.target):
+            self._lock = self._locked()
+            try:
+                self._recover()
+                if not self._is_committed:
+                    self._require_free()
+                    self._begin()
+            except BaseException:
+                self._unlock()
+                raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        try:
+            if kind is not None and not self._is_committed:
+                self._give_up(error)
+        finally:
+            self._unlock()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether an earlier run of the same plan had already been given its name."""
+        return self._is_committed
+
+    @contextmanager
+    def file(self, name: str, size_bytes: int) -> Iterator[StagedFile]:
+        """Write the file called `name` of `size_bytes`; it is finished when the block ends.
+
+        Raises
+        ------
+        OperationError
+            the disk says no, or another number of bytes was written.
+        """
+        place = self.folder / name
+        part = place.with_name(f"{place.name}.part")
+        with explained(place):
+            self._make_parents(place)
+            self._disk.remove(part)
+            descriptor = self._disk.create(part)
+            staged = StagedFile(self._disk, descriptor)
+            try:
+                self._disk.reserve(descriptor, size_bytes)
+                yield staged
+                digest = staged.finish()
+                if staged.size_bytes != size_bytes:
+                    raise OperationError(
+                        f"{quoted(place)} got {staged.size_bytes} bytes, expected {size_bytes}.",
+                        hint="This is a fault of lora-lab.",
+                    )
+                self._disk.sync(descriptor)
+            finally:
+                staged.close()
+                self._disk.close(descriptor)
+            self._disk.rename(part, place)
+            self._disk.sync_folder(place.parent)
+            self._note({"name": name, "sha256": digest, "size_bytes": size_bytes})
+        self.finished[name] = Finished(name, digest, size_bytes)
+
+    def commit(self) -> None:
+        """Give the folder its name, and let go of what had it."""
+        with explained(self.target):
+            self._disk.sync_folder(self.folder)
+            if self._is_overwriting and os.path.lexists(self.target):
+                self._note({_COMMITTING: self._identity(self.folder)})
+                self._replace()
+            else:
+                self._disk.rename_new(self.folder, self.target)
+            self._disk.sync_folder(self.target.parent)
+            self._is_committed = True
+            self._disk.remove(self._journal)
+
+    # The parts.
+
+    def _replace(self) -> None:
+        if self._disk.exchange(self.folder, self.target):
+            self._disk.sync_folder(self.target.parent)
+            self._disk.remove_tree(self.folder)
+            return
+        old = self.folder.with_name(f"{self.folder.name}.old")
+        self._disk.rename_new(self.target, old)
+        self._disk.rename_new(self.folder, self.target)
+        self._disk.sync_folder(self.target.parent)
+        self._disk.remove_tree(old)
+
+    def _recover(self) -> None:
+        """Bring an exchange that was interrupted to its end."""
+        noted = [line[_COMMITTING] for line in self._journal_lines() if _COMMITTING in line]
+        committing = noted[-1] if noted else None
+        if committing is None:
+            return
+        old = self.folder.with_name(f"{self.folder.name}.old")
+        if not os.path.lexists(self.target) and self.folder.exists():
+            self._disk.rename_new(self.folder, self.target)
+        if os.path.lexists(self.target) and self._identity(self.target) == committing:
+            self._disk.sync_folder(self.target.parent)
+            for left in (self.folder, old):
+                if left.exists():
+                    self._disk.remove_tree(left)
+            self._disk.remove(self._journal)
+            self._is_committed = True
+
+    def _identity(self, folder: Path) -> list[int]:
+        status = folder.stat()
+        return [status.st_dev, status.st_ino]
+
+    def _require_free(self) -> None:
+        parent = self.target.parent
+        if not parent.is_dir():
+            raise OperationError(f"The folder {quoted(parent)} is not there.", hint="Make it, or choose another place.")
+        if os.path.lexists(self.target) and not self._is_overwriting:
+            raise OperationError(
+                f"{quoted(self.target)} exists already.", hint="Choose another name, or pass --overwrite."
+            )
+
+    def _begin(self) -> None:
+        if self._is_resuming and self.folder.is_dir():
+            self._keep_finished()
+            return
+        if os.path.lexists(self.folder):
+            self._disk.remove_tree(self.folder)
+        self._disk.remove(self._journal)
+        self._disk.make_folder(self.folder)
+        self._disk.sync_folder(self.folder.parent)
+
+    def _keep_finished(self) -> None:
+        """Files of the journal whose bytes are still those it says."""
+        for line in self._journal_lines():
+            with suppress(KeyError, TypeError, ValueError):
+                found = Finished(str(line["name"]), str(line["sha256"]), int(line["size_bytes"]))
+                place = self.folder / found.name
+                if place.is_file() and place.stat().st_size == found.size_bytes and sha256_of(place) == found.sha256:
+                    self.finished[found.name] = found
+
+    def _journal_lines(self) -> list[dict[str, Any]]:
+        """What was noted; a last line that was torn is not."""
+        try:
+            text = self._journal.read_text(encoding="utf-8")
+        except (FileNotFoundError, UnicodeDecodeError):
+            return []
+        lines = []
+        for line in text.splitlines():
+            with suppress(ValueError):
+                document = json.loads(line)
+                if isinstance(document, dict):
+                    lines.append(document)
+        return lines
+
+    def _note(self, line: dict[str, Any]) -> None:
+        descriptor = self._disk.append_to(self._journal)
+        try:
+            self._disk.append(descriptor, f"\n{json.dumps(line)}\n".encode())
+            self._disk.sync(descriptor)
+        finally:
+            self._disk.close(descriptor)
+
+    def _make_parents(self, place: Path) -> None:
+        missing = []
+        folder = place.parent
+        while not folder.is_dir():
+            missing.append(folder)
+            folder = folder.parent
+        for folder in reversed(missing):
+            self._disk.make_folder(folder)
+            self._disk.sync_folder(folder.parent)
+
+    def _give_up(self, error: BaseException | None) -> None:
+        if self.finished and not isinstance(error, CancelledError | KeyboardInterrupt):
+            if isinstance(error, OperationError):
+                kept = f"{len(self.finished)} finished files are kept in {quoted(self.folder)}; --resume goes on."
+                error.hint = f"{error.hint} {kept}".strip()
+            return
+        with suppress(OSError):
+            self._disk.remove_tree(self.folder)
+        with suppress(OSError):
+            self._disk.remove(self._journal)
+
+    def _locked(self) -> int:
+        """The lock on the target, which ends with this process whatever happens to it."""
+        while True:
+            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise OperationError(
+                    f"Another process is writing {quoted(self.target)}.", hint="Wait for it, or choose another name."
+                ) from None
+            with suppress(FileNotFoundError):
+                if self._lock_path.stat().st_ino == os.fstat(descriptor).st_ino:
+                    return descriptor
+            os.close(descriptor)  # the holder before us took its file away in between
+
+    def _unlock(self) -> None:
+        if self._lock >= 0:
+            with suppress(OSError):
+                self._lock_path.unlink()
+            os.close(self._lock)
+            self._lock = -1
