@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,6 +27,9 @@ from lora_lab.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+
+_OUTPUT_HELP = "FILE.html is the page; FILE.png, .svg or .pdf one figure."
 
 
 class Program(click.Group):
@@ -133,6 +137,36 @@ def inspect_command(source: str, *, strict: bool, modules: Sequence[str], **opti
     report = make_session(options).inspect(source, modules=modules)
     emit(report, options)
     return Exit.NO if strict and report.findings else Exit.DONE
+
+
+@program.command("report")
+@click.argument("sources", nargs=-1, required=True, metavar="SRC...")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FILE", help=_OUTPUT_HELP)
+@click.option("--base", metavar="BASE", help="The base model, for amplification and intruder dimensions.")
+@click.option("--figure", metavar="NAME", help="Which figure .png, .svg or .pdf shows.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE when it is there.")
+@module_option
+@session_options
+@output_options
+def report_command(
+    sources: Sequence[str],
+    output: Path,
+    base: str | None,
+    figure: str | None,
+    *,
+    overwrite: bool,
+    modules: Sequence[str],
+    **options: Any,
+) -> None:
+    """Write one page, or one figure, about adapters."""
+    session = make_session(options)
+    report = watched(
+        options,
+        lambda watcher: session.report(
+            sources, output=output, base=base, figure=figure, modules=modules, overwrite=overwrite, observer=watcher
+        ),
+    )
+    emit(report, options)
 
 
 @program.command("analyze")

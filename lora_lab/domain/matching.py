@@ -108,6 +108,13 @@ def places_of(base: Base) -> dict[str, TensorRef]:
     return {name.removesuffix(_WEIGHT): ref for name, ref in base.tensors.items() if len(ref.shape) >= 2}
 
 
+def is_tied(base: Base) -> bool:
+    """Whether the base says that its output layer shares the embedding's weight."""
+    configuration: Mapping[str, Any] = base.configuration
+    documents = (configuration, configuration.get("text_config"))
+    return any(isinstance(document, dict) and document.get("tie_word_embeddings") is True for document in documents)
+
+
 def _matched(adapter: Adapter, base: Base, places: Mapping[str, TensorRef], move: _Move) -> Match:
     weights: dict[str, TensorRef] = {}
     clashes = []
@@ -174,12 +181,7 @@ def _fits(delta: Delta, ref: TensorRef) -> bool:
 
 def _tied(delta: Delta, base: Base, places: Mapping[str, TensorRef]) -> TensorRef | None:
     """The embedding's weight for an output layer that shares it and is therefore not in the file."""
-    configuration: Mapping[str, Any] = base.configuration
-    inner = configuration.get("text_config")
-    is_tied = any(
-        isinstance(document, dict) and document.get("tie_word_embeddings") for document in (configuration, inner)
-    )
-    if not is_tied or delta.module.rpartition(".")[2] not in _OUTPUT_LAYERS:
+    if not is_tied(base) or delta.module.rpartition(".")[2] not in _OUTPUT_LAYERS:
         return None
     fitting = [ref for path, ref in places.items() if layer_of(path) is None and ref.shape == delta.shape]
     return fitting[0] if len(fitting) == 1 else None

@@ -46,6 +46,8 @@ class Column:
     is_logarithmic: bool = False  # how a curve is best read
     is_marker: bool = False  # a NUMBER to be drawn as a level across the row's curves (an edge, a threshold)
     is_wide: bool = False  # left out where room is short
+    low: float | None = None  # ends of the quantity's range, where it has any: the scale of a heatmap's colours
+    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

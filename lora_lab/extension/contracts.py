@@ -140,6 +140,15 @@ class Analysis(Protocol):
         """Do it."""
 
 
+@runtime_checkable
+class Weightless(Protocol):
+    """An analysis, besides, that reads no weight and computes on no device: none is looked for, which takes seconds."""
+
+    @property
+    def is_weightless(self) -> bool:
+        """True."""
+
+
 class Recognition(StrEnum):
     """What a format makes of a path, from names and a few bytes."""
 

@@ -14,7 +14,7 @@ from lora_lab.domain.parameters import parse_parameters
 from lora_lab.domain.progress import Unwatched
 from lora_lab.domain.report import Finding
 from lora_lab.errors import LoraLabError, MissingFileError, PluginError, quoted
-from lora_lab.extension.contracts import AnalysisContext, Need, ReadOptions
+from lora_lab.extension.contracts import AnalysisContext, Need, ReadOptions, Weightless
 from lora_lab.extension.registry import Registry, load_registry
 from lora_lab.formats.opening import is_configuration, open_adapter, open_base, open_configuration
 from lora_lab.session import listing
@@ -212,7 +212,6 @@ class Session:
         if remembered is not None:
             return remembered
         from lora_lab.formats.factors import FactorReader
-        from lora_lab.linalg.device import resolve_device
 
         context = AnalysisContext(
             subjects=subjects,
@@ -220,7 +219,7 @@ class Session:
             base=base_model,
             parameters=dict(values),
             modules=tuple(modules),
-            device=resolve_device(self.device),
+            device=self._device_for(analysis),
             seed=self.seed,
             observer=observer or Unwatched(),
         )
@@ -230,6 +229,54 @@ class Session:
             report = hashing.stamp(checked_report(report, "analysis", id, owner), values)
         results.put(key, report)
         return report
+
+    def report(
+        self,
+        locators: Sequence[str],
+        *,
+        output: Path,
+        base: str | None = None,
+        figure: str | None = None,
+        modules: Sequence[str] = (),
+        overwrite: bool = False,
+        observer: Observer | None = None,
+    ) -> Report:
+        """Write a page about adapters, or one of its figures, and say what was written.
+
+        Parameters
+        ----------
+        locators : of one adapter or more
+        output : ``.html`` for the page; ``.png``, ``.svg`` or ``.pdf`` for one figure
+        base : locator of the base model, for what is said against its weights
+        figure : name of the figure
+        modules : globs; none means all
+        overwrite : replace `output` when it is there
+
+        Raises
+        ------
+        LoraLabError
+            there is something at `output`, its ending is unknown, matplotlib is missing, or nothing can be computed.
+        """
+        from lora_lab.session.reporting import write_report
+
+        return write_report(
+            self,
+            locators,
+            base=base,
+            output=output,
+            figure=figure,
+            modules=modules,
+            overwrite=overwrite,
+            observer=observer,
+        )
+
+    def _device_for(self, analysis: Analysis) -> str:
+        """The device that `analysis` computes on; torch is loaded to find it."""
+        if isinstance(analysis, Weightless):
+            return "cpu"
+        from lora_lab.linalg.device import resolve_device
+
+        return resolve_device(self.device)
 
     def _analysis(self, id: str) -> Analysis:  # noqa: A002
         try:
