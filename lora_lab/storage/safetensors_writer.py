@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from lora_lab.domain.dtypes import DType
 from lora_lab.errors import FileFormatError, quoted
 from lora_lab.storage.atomic import atomic_file
+from lora_lab.storage.layout import Entry, header_bytes, in_aligned_order
+from lora_lab.storage.reading import torch_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-_ALIGNMENT: Final = 8
-_CODES: Final[dict[torch.dtype, str]] = {
-    torch.bool: "BOOL",
-    torch.uint8: "U8",
-    torch.int8: "I8",
-    torch.uint16: "U16",
-    torch.int16: "I16",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.uint32: "U32",
-    torch.int32: "I32",
-    torch.float32: "F32",
-    torch.uint64: "U64",
-    torch.int64: "I64",
-    torch.float64: "F64",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-}
+_DTYPES: Final[dict[torch.dtype, DType]] = {torch_dtype(dtype): dtype for dtype in DType if torch_dtype(dtype)}  # type: ignore[misc]
 
 
 def write_safetensors(
@@ -66,29 +50,19 @@ def write_safetensors(
     Layout: 8 bytes little-endian header length, JSON header padded with blanks to 8 bytes, then the data without gaps.
     Memory: one tensor beside those given. Source: safetensors 0.5, ``README.md``, "Format".
     """
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header = _header(order, tensors, metadata)
+    entries = in_aligned_order(_entry(name, tensor) for name, tensor in tensors.items())
+    header = header_bytes(entries, metadata)
     with atomic_file(path, overwrite=overwrite) as file:
-        file.write(struct.pack("<Q", len(header)))
         file.write(header)
-        for name in order:
-            file.write(_raw(tensors[name]))
+        for entry in entries:
+            file.write(_raw(tensors[entry.name]))
 
 
-def _header(order: list[str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None) -> bytes:
-    entries: dict[str, Any] = {}
-    if metadata:
-        entries["__metadata__"] = dict(sorted(metadata.items()))
-    begin = 0
-    for name in order:
-        tensor = tensors[name]
-        if name == "__metadata__" or tensor.dtype not in _CODES:
-            raise FileFormatError(f"safetensors cannot hold a tensor called {quoted(name)} of {tensor.dtype}.")
-        end = begin + tensor.numel() * tensor.element_size()
-        entries[name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
-        begin = end
-    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    return text + b" " * (-len(text) % _ALIGNMENT)
+def _entry(name: str, tensor: torch.Tensor) -> Entry:
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise FileFormatError(f"safetensors cannot hold a tensor called {quoted(name)} of {tensor.dtype}.")
+    return Entry(name, dtype, tuple(tensor.shape))
 
 
 def _raw(tensor: torch.Tensor) -> memoryview:

@@ -1,0 +1,305 @@
+"""W′ = W + Σ wᵢ(W′ᵢ − W), a block of rows at a time and rounded once: one definition of every bit.
+
+The sum of a plain delta, Σ wᵢ·sᵢ·BᵢAᵢ, is one product of stacked factors in float64, rounded to float32 and added to
+the weight in float32; a float64 weight stays in float64. In float64 the order in which the rank is summed moves the
+product by 10⁻¹⁶, far below float32, so that the result does not depend on threads or blocks in practice; and as blocks
+are of fixed size, each computed by one thread, it does not in principle either.
+
+DoRA's W′ = m ⊙ (W + ΔW)/‖W + ΔW‖ is a whole weight; what it adds to the sum is w·(W′ − W). Sources: arXiv 2106.09685,
+section 4.1; arXiv 2402.09353, equation 5.
+"""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import torch
+
+from lora_lab.errors import CompatibilityError, quoted
+from lora_lab.linalg.rounding import Rounding, block_generator, rounded
+from lora_lab.linalg.threads import one_thread, worker_count
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+# Elements of a block: its float64 product, float32 sum and stored rows stay in a processor's second-level cache.
+BLOCK_ELEMENTS: Final = 1 << 17
+
+
+class Term(NamedTuple):
+    """One adapter's factored part in one weight, oriented as the base stores it.
+
+    lora_A : (r, in), float of any width
+    lora_B : (out, r), float of any width
+    scaling : of the adapter: ΔW = scaling · lora_B @ lora_A
+    strength : what the person multiplies the adapter by
+    magnitude : of DoRA: (out,), or (in,) with `is_by_column`; None without
+    is_by_column : whether DoRA's norms run down the columns, as where a weight is stored transposed
+    """
+
+    lora_A: torch.Tensor
+    lora_B: torch.Tensor
+    scaling: float
+    strength: float = 1.0
+    magnitude: torch.Tensor | None = None
+    is_by_column: bool = False
+
+
+class Dense(NamedTuple):
+    """One adapter's dense part in one weight.
+
+    values : (n, in), float of any width
+    strength : what the person multiplies the adapter by
+    is_target : whether the values take the weight's place, W′ᵢ − W being added, or are added themselves
+    rows : (n,) int64 ascending, which rows they are; None for all
+    """
+
+    values: torch.Tensor
+    strength: float = 1.0
+    is_target: bool = True
+    rows: torch.Tensor | None = None
+
+
+@dataclass(slots=True)
+class Fidelity:
+    """What rounding left of an update; sums over blocks add up.
+
+    intended_square : ‖Δ‖_F²
+    realised_square : ‖W′ − W‖_F²
+    inner : ⟨W′ − W, Δ⟩
+    """
+
+    elements: int = 0
+    changed: int = 0
+    intended_square: float = 0.0
+    realised_square: float = 0.0
+    inner: float = 0.0
+
+    def add(self, other: Fidelity) -> None:
+        """Take in another block."""
+        self.elements += other.elements
+        self.changed += other.changed
+        self.intended_square += other.intended_square
+        self.realised_square += other.realised_square
+        self.inner += other.inner
+
+    @property
+    def changed_fraction(self) -> float | None:
+        """Share of the elements whose bits changed."""
+        return self.changed / self.elements if self.elements else None
+
+    @property
+    def realised_cosine(self) -> float | None:
+        """⟨W′ − W, Δ⟩ / (‖W′ − W‖·‖Δ‖); None when one of the two is zero."""
+        product = math.sqrt(self.intended_square) * math.sqrt(self.realised_square)
+        return self.inner / product if product else None
+
+    @property
+    def effective_strength(self) -> float | None:
+        """⟨W′ − W, Δ⟩ / ‖Δ‖²: the strength that arrives; None for a zero update."""
+        return self.inner / self.intended_square if self.intended_square else None
+
+
+class Update:
+    """The sum of several parts on one weight of shape (out, in), by blocks of rows.
+
+    Where :attr:`needs_columns` says so, :meth:`look` must have seen every row of the unchanged weight before the first
+    :meth:`delta`.
+
+    Raises
+    ------
+    CompatibilityError
+        a part does not make a matrix of `shape`.
+    """
+
+    def __init__(self, name: str, shape: tuple[int, int], terms: Sequence[Term], dense: Sequence[Dense] = ()) -> None:
+        for term in terms:
+            made = (term.lora_B.shape[0], term.lora_A.shape[1])
+            if made != shape:
+                raise CompatibilityError(f"ΔW of {quoted(name)} is {made}, expected the weight's {shape}.")
+        self.name = name
+        self.shape = shape
+        self._A, self._B = _stacked([term for term in terms if term.magnitude is None], shape)
+        self._dora = [_Dora(term, shape) for term in terms if term.magnitude is not None]
+        self._dense = tuple(dense)
+
+    @property
+    def needs_columns(self) -> bool:
+        """Whether norms of whole columns are needed."""
+        return any(dora.term.is_by_column for dora in self._dora)
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of one block; a property of the shape alone."""
+        return max(1, BLOCK_ELEMENTS // max(1, self.shape[1]))
+
+    def blocks(self) -> Iterator[tuple[int, int, int]]:
+        """Number, first row and end of every block."""
+        step = self.rows_at_once
+        for block, first in enumerate(range(0, self.shape[0], step)):
+            yield block, first, min(self.shape[0], first + step)
+
+    def look(self, rows: torch.Tensor, first: int) -> None:
+        """Take the rows from `first` on of the unchanged weight into the norms of the columns, in order."""
+        for dora in self._dora:
+            if dora.term.is_by_column:
+                dora.squares += dora.moved(rows, first).square().sum(dim=0)
+
+    def delta(self, rows: torch.Tensor, first: int) -> torch.Tensor:
+        """What is added to the rows from `first` on.
+
+        Parameters
+        ----------
+        rows : (n, in), of the unchanged weight, float of any width
+
+        Returns
+        -------
+        (n, in) float64
+        """
+        total = self._B[first : first + rows.shape[0]] @ self._A  # (n, R)(R, in)
+        for dora in self._dora:
+            total += dora.term.strength * (dora.target(rows, first) - rows)
+        for dense in self._dense:
+            _add_dense(total, dense, rows, first)
+        return total
+
+
+class _Dora:
+    """One term of DoRA: W′ = m ⊙ (W + ΔW)/‖W + ΔW‖."""
+
+    def __init__(self, term: Term, shape: tuple[int, int]) -> None:
+        self.term = term
+        self._A, self._B = _stacked([term._replace(strength=1.0)], shape)
+        self.squares = torch.zeros(shape[1], dtype=torch.float64)
+
+    def moved(self, rows: torch.Tensor, first: int) -> torch.Tensor:
+        """W + ΔW of these rows, (n, in) float64."""
+        return rows.to(torch.float64) + self._B[first : first + rows.shape[0]] @ self._A
+
+    def target(self, rows: torch.Tensor, first: int) -> torch.Tensor:
+        """W′ of these rows, (n, in) float64; a row or column of zeros stays zero, its direction being undefined."""
+        moved = self.moved(rows, first)
+        assert self.term.magnitude is not None
+        magnitude = self.term.magnitude.to(torch.float64)
+        if self.term.is_by_column:
+            norm, wanted = self.squares.sqrt()[None, :], magnitude[None, :]
+        else:
+            norm = torch.linalg.vector_norm(moved, dim=1, keepdim=True)
+            wanted = magnitude[first : first + rows.shape[0], None]
+        return moved * torch.where(norm > 0, wanted / norm, 0.0)
+
+
+def _add_dense(total: torch.Tensor, dense: Dense, rows: torch.Tensor, first: int) -> None:
+    """Add one dense part to `total`, (n, in) float64, of the rows from `first` on."""
+    here: slice | torch.Tensor = slice(None)
+    values = dense.values[first : first + rows.shape[0]]
+    if dense.rows is not None:
+        begin, end = torch.searchsorted(dense.rows, torch.tensor([first, first + rows.shape[0]])).tolist()
+        here, values = dense.rows[begin:end] - first, dense.values[begin:end]
+    step = values.to(torch.float64)
+    if dense.is_target:
+        step = step - rows[here].to(torch.float64)
+    total[here] += dense.strength * step
+
+
+def updated_rows(
+    rows: torch.Tensor,
+    delta: torch.Tensor,
+    dtype: torch.dtype,
+    *,
+    generator: torch.Generator | None = None,
+) -> tuple[torch.Tensor, Fidelity]:
+    """Add `delta` to `rows` and round once.
+
+    Parameters
+    ----------
+    rows : (n, in) of the stored type
+    delta : (n, in) float64
+    dtype : type of the result
+    generator : for stochastic rounding; None rounds to nearest
+
+    Returns
+    -------
+    (n, in) of `dtype`, and what became of the update; the figures are float32 sums of one block, added in float64
+    """
+    wide = torch.float64 if torch.float64 in (rows.dtype, dtype) else torch.float32
+    before = rows.to(wide)
+    step = delta.to(wide)
+    after = rounded(before + step, dtype, generator=generator)
+    real = after.to(wide) - before
+    flat, intended = real.reshape(-1), step.reshape(-1)
+    return after, Fidelity(
+        elements=flat.numel(),
+        changed=int(torch.count_nonzero(flat)),
+        intended_square=float(intended.dot(intended)),
+        realised_square=float(flat.dot(flat)),
+        inner=float(flat.dot(intended)),
+    )
+
+
+def apply_update(
+    weight: torch.Tensor,
+    update: Update,
+    *,
+    rounding: Rounding = Rounding.NEAREST,
+    seed: int = 0,
+) -> Fidelity:
+    """Change `weight` in place: W ← round(W + Σ wᵢ(W′ᵢ − W)).
+
+    Parameters
+    ----------
+    weight : (out, in), float16, bfloat16, float32 or float64, on the device of the factors
+    seed : of stochastic rounding
+
+    Returns
+    -------
+    what became of the update
+
+    Notes
+    -----
+    O(out·in·R) time in float64; memory for one block of each thread. The same bits for any number of threads.
+
+    Examples
+    --------
+    >>> weight = torch.zeros(3, 2)
+    >>> term = Term(torch.ones(1, 2), torch.ones(3, 1), 0.5)
+    >>> apply_update(weight, Update("q", (3, 2), [term])).effective_strength
+    1.0
+    """
+    total = Fidelity()
+    device = weight.device.type
+    if update.needs_columns:
+        for _, first, end in update.blocks():
+            update.look(weight[first:end], first)
+
+    def one(place: tuple[int, int, int]) -> Fidelity:
+        block, first, end = place
+        generator = (
+            block_generator(seed, update.name, block, device=device) if rounding is Rounding.STOCHASTIC else None
+        )
+        with one_thread():
+            rows = weight[first:end]
+            after, fidelity = updated_rows(rows, update.delta(rows, first), weight.dtype, generator=generator)
+            rows.copy_(after)
+        return fidelity
+
+    if device != "cpu":
+        for place in update.blocks():
+            total.add(one(place))
+        return total
+    with ThreadPoolExecutor(worker_count(), thread_name_prefix="update") as pool:
+        for fidelity in pool.map(one, update.blocks()):
+            total.add(fidelity)
+    return total
+
+
+def _stacked(terms: Sequence[Term], shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factors of Σ wᵢ·sᵢ·BᵢAᵢ: A (R, in) and B (out, R), float64, the factors wᵢ·sᵢ in B."""
+    if not terms:
+        return torch.zeros((0, shape[1]), dtype=torch.float64), torch.zeros((shape[0], 0), dtype=torch.float64)
+    A = torch.cat([term.lora_A.to(torch.float64) for term in terms])
+    B = torch.cat([term.lora_B.to(torch.float64) * (term.scaling * term.strength) for term in terms], dim=1)
+    return A.contiguous(), B.contiguous()

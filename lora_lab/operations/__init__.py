@@ -1,0 +1,1 @@
+"""What changes files: inputs to a Plan, a Plan to files and a Receipt."""

@@ -1,0 +1,225 @@
+"""A plan turned into files: bytes copied, blocks summed and rounded once, every file hashed while it is written."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from lora_lab.domain.plan import StepKind
+from lora_lab.domain.progress import stop_if_cancelled
+from lora_lab.linalg.rounding import Rounding, block_generator, require_finite, rounded
+from lora_lab.linalg.threads import one_thread, worker_count
+from lora_lab.linalg.updates import Fidelity, updated_rows
+from lora_lab.operations.weights import bands_of, matrix_shape
+from lora_lab.storage.files import opened, require_unchanged, stamp_of
+from lora_lab.storage.reading import torch_dtype
+from lora_lab.storage.rows import read_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from lora_lab.domain.adapter import Adapter
+    from lora_lab.domain.plan import Plan, PlannedFile, Step
+    from lora_lab.domain.progress import Observer
+    from lora_lab.domain.tensors import FileStamp, TensorRef
+    from lora_lab.extension.contracts import Reader
+    from lora_lab.operations.options import MergeOptions
+    from lora_lab.operations.weights import Band
+    from lora_lab.storage.staging import StagedFile, StagedFolder
+
+_CAST_ELEMENTS: Final = 1 << 20
+
+
+class Execution:
+    """Writes the files of one plan.
+
+    Parameters
+    ----------
+    adapters : the inputs, in the order that the plan's parts count
+    """
+
+    def __init__(
+        self, plan: Plan, adapters: Sequence[Adapter], reader: Reader, options: MergeOptions, observer: Observer
+    ) -> None:
+        self._plan = plan
+        self._adapters = adapters
+        self._reader = reader
+        self._options = options
+        self._observer = observer
+        self._sources: dict[FileStamp, int] = {}
+        self._done_bytes = 0
+        self.bytes_read = 0
+        self.fidelity: dict[str, Fidelity] = {}
+
+    def write(self, staged: StagedFolder) -> None:
+        """Write every file that is not finished yet.
+
+        Raises
+        ------
+        CancelledError
+            the observer no longer wants it.
+        NumericalError
+            a sum exceeds the range of the type it is stored in, or an input is not finite.
+        FileFormatError
+            a source changed underneath.
+        """
+        with ExitStack() as stack, ThreadPoolExecutor(worker_count(), thread_name_prefix="merge") as pool:
+            for file in self._plan.files:
+                if file.name in staged.finished and not any(step.kind is StepKind.UPDATE for step in file.steps):
+                    self._advance(file.size_bytes, file.name)
+                    continue
+                self._open_sources(file, stack)
+                if file.name in staged.finished:
+                    self._measure(file, pool)
+                    continue
+                with staged.file(file.name, file.size_bytes) as output:
+                    self._weights(file, output, pool)
+            for copy in self._plan.copies:
+                if copy.name not in staged.finished:
+                    with opened(copy.path) as source, staged.file(copy.name, copy.size_bytes) as output:
+                        output.copy_from(source, 0, copy.size_bytes)
+                        output.finish()
+                self._advance(copy.size_bytes, copy.name)
+            for name, content in self._plan.documents.items():
+                if name not in staged.finished:
+                    with staged.file(name, len(content)) as output:
+                        output.write(content)
+            for stamp, descriptor in self._sources.items():
+                require_unchanged(stamp, stamp_of(descriptor, stamp.path))
+
+    def _open_sources(self, file: PlannedFile, stack: ExitStack) -> None:
+        for step in file.steps:
+            if step.source is not None and step.source.file not in self._sources:
+                stamp = step.source.file
+                descriptor = stack.enter_context(opened(stamp.path))
+                require_unchanged(stamp, stamp_of(descriptor, stamp.path))
+                self._sources[stamp] = descriptor
+
+    def _weights(self, file: PlannedFile, output: StagedFile, pool: ThreadPoolExecutor) -> None:
+        output.write(file.header)
+        for is_copied, steps in groupby(file.steps, key=lambda step: step.kind is StepKind.COPY):
+            if is_copied:
+                for source, begin, count in _ranges([step.source for step in steps if step.source is not None]):
+                    stop_if_cancelled(self._observer)
+                    output.copy_from(self._sources[source], begin, count)
+                    self.bytes_read += count
+                    self._advance(count, file.name)
+                continue
+            for step in steps:
+                for block in self._blocks(step, pool):
+                    output.write(_raw(block))
+                    self._advance(block.nbytes, step.name)
+
+    def _measure(self, file: PlannedFile, pool: ThreadPoolExecutor) -> None:
+        """What became of the updates in a file that an earlier run has finished: worked out again, not written."""
+        for step in file.steps:
+            if step.kind is StepKind.UPDATE:
+                for block in self._blocks(step, pool):
+                    self._advance(block.nbytes, step.name)
+
+    def _blocks(self, step: Step, pool: ThreadPoolExecutor) -> Iterator[torch.Tensor]:
+        """New rows of one tensor, in order."""
+        if step.kind is StepKind.ADD:
+            saved = step.parts[0].saved
+            assert saved is not None
+            tensor = self._reader.tensor(saved.tensor)
+            self.bytes_read += tensor.nbytes
+            yield tensor.to(_torch(step.dtype))
+            return
+        assert step.source is not None
+        self.bytes_read += step.source.size_bytes
+        rows, columns = matrix_shape(step)
+        if step.kind is StepKind.CAST:
+            at_once = max(1, _CAST_ELEMENTS // max(1, columns))
+            for first in range(0, rows, at_once):
+                stop_if_cancelled(self._observer)
+                before = self._rows(step.source, first, min(rows, first + at_once), columns)
+                after = rounded(before, _torch(step.dtype))
+                require_finite(after, before, step.name)
+                yield after
+            return
+        yield from self._updated(step, step.source, columns, pool)
+
+    def _updated(self, step: Step, source: TensorRef, columns: int, pool: ThreadPoolExecutor) -> Iterator[torch.Tensor]:
+        fidelity = self.fidelity.setdefault(step.name, Fidelity())
+        at = 0
+        for band in bands_of(step, self._adapters, self._reader):
+            yield from self._untouched(step, source, at, band.first, columns)
+            if band.update.needs_columns:
+                for _, first, end in band.update.blocks():
+                    band.update.look(self._rows(source, band.first + first, band.first + end, columns), first)
+            places = list(band.update.blocks())
+            at_once = worker_count() * 4
+            for start in range(0, len(places), at_once):
+                stop_if_cancelled(self._observer)
+                work = [(step, source, columns, band, *place) for place in places[start : start + at_once]]
+                for after, part in pool.map(self._one, work):
+                    fidelity.add(part)
+                    yield after
+            at = band.end
+        yield from self._untouched(step, source, at, matrix_shape(step)[0], columns)
+
+    def _untouched(self, step: Step, source: TensorRef, first: int, end: int, columns: int) -> Iterator[torch.Tensor]:
+        """Rows of experts that no adapter has."""
+        if end > first:
+            yield self._rows(source, first, end, columns).to(_torch(step.dtype))
+
+    def _one(self, work: tuple[Step, TensorRef, int, Band, int, int, int]) -> tuple[torch.Tensor, Fidelity]:
+        step, source, columns, band, block, first, end = work
+        generator = None
+        if self._options.rounding == Rounding.STOCHASTIC:
+            generator = block_generator(self._options.seed, band.update.name, block)
+        with one_thread():
+            before = self._rows(source, band.first + first, band.first + end, columns)
+            delta = band.update.delta(before, first)
+            after, fidelity = updated_rows(before, delta, _torch(step.dtype), generator=generator)
+            require_finite(after, before, step.name)
+        return after, fidelity
+
+    def _rows(self, source: TensorRef, first: int, end: int, columns: int) -> torch.Tensor:
+        return read_rows(self._sources[source.file], source, first, end, columns)
+
+    def _advance(self, count: int, what: str) -> None:
+        self._done_bytes += count
+        self._observer.advance(min(self._done_bytes, self._plan.bytes_to_write), self._plan.bytes_to_write, what)
+
+
+def _ranges(refs: Sequence[TensorRef]) -> Iterator[tuple[FileStamp, int, int]]:
+    """Runs of bytes of tensors that lie side by side."""
+    run: tuple[FileStamp, int, int] | None = None
+    for ref in refs:
+        if run is not None and run[0] == ref.file and run[1] + run[2] == ref.begin_bytes:
+            run = (run[0], run[1], run[2] + ref.size_bytes)
+            continue
+        if run is not None:
+            yield run
+        run = (ref.file, ref.begin_bytes, ref.size_bytes)
+    if run is not None:
+        yield run
+
+
+def _torch(dtype: Any) -> torch.dtype:
+    found = torch_dtype(dtype)
+    assert found is not None
+    return found
+
+
+def _raw(block: torch.Tensor) -> memoryview:
+    # numpy has no bfloat16; the bytes are the same whatever they are called.
+    flat: Any = block.contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(flat)
+
+
+def peak_memory_bytes() -> int | None:
+    """The most memory that this process has held; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes * (1 if os.uname().sysname == "Darwin" else 1024)
