@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lora_lab.cli.changing import merge_command
 from lora_lab.cli.context import (
     OpenApplication,
     emit,
@@ -221,3 +222,6 @@ def _split(text: str) -> tuple[str, str]:
     if not separator or not key:
         raise LoraLabError(f"The parameter {quoted(text)} has no value, expected K=V.")
     return key, value
+
+
+program.add_command(merge_command)

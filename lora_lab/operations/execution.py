@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from lora_lab.operations.weights import Band
     from lora_lab.storage.staging import StagedFile, StagedFolder
 
+    Work = tuple[Step, TensorRef, int, Band, int, int, int]
+    Digest = hashlib._Hash
+
 _CAST_ELEMENTS: Final = 1 << 20
 
 
@@ -55,6 +59,7 @@ class Execution:
         self._done_bytes = 0
         self.bytes_read = 0
         self.fidelity: dict[str, Fidelity] = {}
+        self.base_sha256: dict[str, str] = {}  # of the bytes of every tensor that was summed
 
     def write(self, staged: StagedFolder) -> None:
         """Write every file that is not finished yet.
@@ -147,9 +152,10 @@ class Execution:
 
     def _updated(self, step: Step, source: TensorRef, columns: int, pool: ThreadPoolExecutor) -> Iterator[torch.Tensor]:
         fidelity = self.fidelity.setdefault(step.name, Fidelity())
+        digest = hashlib.sha256()
         at = 0
         for band in bands_of(step, self._adapters, self._reader):
-            yield from self._untouched(step, source, at, band.first, columns)
+            yield from self._untouched(step, source, at, band.first, columns, digest)
             if band.update.needs_columns:
                 for _, first, end in band.update.blocks():
                     band.update.look(self._rows(source, band.first + first, band.first + end, columns), first)
@@ -158,18 +164,24 @@ class Execution:
             for start in range(0, len(places), at_once):
                 stop_if_cancelled(self._observer)
                 work = [(step, source, columns, band, *place) for place in places[start : start + at_once]]
-                for after, part in pool.map(self._one, work):
+                for before, after, part in pool.map(self._one, work):
                     fidelity.add(part)
+                    digest.update(_raw(before))
                     yield after
             at = band.end
-        yield from self._untouched(step, source, at, matrix_shape(step)[0], columns)
+        yield from self._untouched(step, source, at, matrix_shape(step)[0], columns, digest)
+        self.base_sha256[step.name] = digest.hexdigest()
 
-    def _untouched(self, step: Step, source: TensorRef, first: int, end: int, columns: int) -> Iterator[torch.Tensor]:
+    def _untouched(
+        self, step: Step, source: TensorRef, first: int, end: int, columns: int, digest: Digest
+    ) -> Iterator[torch.Tensor]:
         """Rows of experts that no adapter has."""
         if end > first:
-            yield self._rows(source, first, end, columns).to(_torch(step.dtype))
+            before = self._rows(source, first, end, columns)
+            digest.update(_raw(before))
+            yield before.to(_torch(step.dtype))
 
-    def _one(self, work: tuple[Step, TensorRef, int, Band, int, int, int]) -> tuple[torch.Tensor, Fidelity]:
+    def _one(self, work: Work) -> tuple[torch.Tensor, torch.Tensor, Fidelity]:
         step, source, columns, band, block, first, end = work
         generator = None
         if self._options.rounding == Rounding.STOCHASTIC:
@@ -179,7 +191,7 @@ class Execution:
             delta = band.update.delta(before, first)
             after, fidelity = updated_rows(before, delta, _torch(step.dtype), generator=generator)
             require_finite(after, before, step.name)
-        return after, fidelity
+        return before, after, fidelity
 
     def _rows(self, source: TensorRef, first: int, end: int, columns: int) -> torch.Tensor:
         return read_rows(self._sources[source.file], source, first, end, columns)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_lab.domain import figures
 from lora_lab.domain.progress import Unwatched
+from lora_lab.domain.report import Column, ColumnKind, Scalars
 from lora_lab.errors import OperationError, quoted
 from lora_lab.operations.execution import Execution, peak_memory_bytes
 from lora_lab.operations.layout import plan_of
@@ -13,11 +18,10 @@ from lora_lab.operations.options import MergeOptions
 from lora_lab.operations.planning import changes_of
 from lora_lab.operations.receipt import RECEIPT, receipt_bytes, report_of
 from lora_lab.storage.disk import Disk
-from lora_lab.storage.staging import StagedFolder
+from lora_lab.storage.staging import Finished, StagedFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     from lora_lab.domain.adapter import Adapter
     from lora_lab.domain.base import Base
@@ -28,6 +32,10 @@ if TYPE_CHECKING:
 
 # What a receipt, journal and folders take, and room that a file system keeps for itself.
 _SPARE_BYTES: Final = 4 << 20
+PLANNED: Final = (
+    Column("bytes_to_write", "To write", ColumnKind.BYTES, unit="bytes"),
+    Column("tensors_to_change", "Tensors to change", ColumnKind.INTEGER),
+)
 
 
 def plan_merge(adapters: Sequence[Adapter], base: Base, options: MergeOptions) -> Plan:
@@ -62,7 +70,7 @@ def merge(
     *,
     reader: Reader,
     options: MergeOptions | None = None,
-    inputs: Sequence[InputRecord] = (),
+    inputs: Callable[[], Sequence[InputRecord]] = tuple,
     overwrite: bool = False,
     resume: bool = False,
     disk: Disk | None = None,
@@ -73,7 +81,7 @@ def merge(
     Parameters
     ----------
     output : a folder that is not there, or is replaced with `overwrite`
-    inputs : what was read, for the receipt
+    inputs : gives what was read, for the receipt; asked when everything else is done
     resume : go on with what an interrupted run of the same merge has finished
 
     Returns
@@ -104,30 +112,68 @@ def merge(
             raise OperationError(
                 f"{quoted(output)} was completed by the run that was interrupted.", hint="lora-lab verify looks at it."
             )
-        _require_room(plan, staged, disk)
+        _require_room(plan, output, sum(file.size_bytes for file in staged.finished.values()), disk)
         execution = Execution(plan, adapters, reader, options, observer or Unwatched())
         execution.write(staged)
-        figures: dict[str, Any] = {
+        numbers: dict[str, Any] = {
             "seconds": time.perf_counter() - started,
             "bytes_read": execution.bytes_read,
             "bytes_written": sum(file.size_bytes for file in staged.finished.values()),
             "peak_memory_bytes": peak_memory_bytes(),
         }
         outputs = sorted(staged.finished.values())
-        report = report_of(plan, names, fidelity=execution.fidelity, outputs=outputs, figures=figures)
-        content = receipt_bytes(report, inputs=[record.to_json() for record in inputs])
+        report = report_of(
+            plan,
+            names,
+            fidelity=execution.fidelity,
+            base_sha256=execution.base_sha256,
+            outputs=outputs,
+            figures=numbers,
+        )
+        report = replace(report, inputs=tuple(inputs()))
+        content = receipt_bytes(report)
         with staged.file(RECEIPT, len(content)) as file:
             file.write(content)
         staged.commit()
     return report
 
 
-def _require_room(plan: Plan, staged: StagedFolder, disk: Disk) -> None:
+def preview(
+    adapters: Sequence[Adapter],
+    base: Base,
+    output: Path,
+    *,
+    options: MergeOptions | None = None,
+    overwrite: bool = False,
+) -> Report:
+    """Say what :func:`merge` would write, and write nothing.
+
+    Raises
+    ------
+    as :func:`merge` does before its first byte
+    """
+    plan = plan_merge(adapters, base, options or MergeOptions())
+    if os.path.lexists(output) and not overwrite:
+        raise OperationError(f"{quoted(output)} exists already.", hint="Choose another name, or pass --overwrite.")
+    _require_room(plan, output, 0, Disk())
+    files = [Finished(file.name, "", file.size_bytes) for file in (*plan.files, *plan.copies)]
+    files += [Finished(name, "", len(content)) for name, content in plan.documents.items()]
+    updates = [step for file in plan.files for step in file.steps if step.parts]
+    names = [adapter.name for adapter in adapters]
+    report = report_of(plan, names, fidelity={}, base_sha256={}, outputs=sorted(files), figures={})
+    planned = {"bytes_to_write": plan.bytes_to_write, "tensors_to_change": len(updates)}
+    return replace(report, scalars=(*report.scalars, Scalars("plan", "Plan", PLANNED, planned)))
+
+
+def _require_room(plan: Plan, target: Path, there_bytes: int, disk: Disk) -> None:
     """Refuse before the first byte where they cannot all be written."""
-    needed = plan.bytes_to_write - sum(file.size_bytes for file in staged.finished.values()) + _SPARE_BYTES
-    free = disk.free_bytes(staged.target.parent)
+    parent = Path(os.path.abspath(target)).parent  # noqa: PTH100 - the name as given, not where a link leads
+    if not parent.is_dir():
+        raise OperationError(f"The folder {quoted(parent)} is not there.", hint="Make it, or choose another place.")
+    needed = plan.bytes_to_write - there_bytes + _SPARE_BYTES
+    free = disk.free_bytes(parent)
     if free < needed:
         raise OperationError(
-            f"{quoted(staged.target)} takes {needed:,} bytes, got {free:,} free where it is to be.".replace(",", " "),
+            f"{quoted(target)} takes {figures.size(needed)}, got {figures.size(free)} free where it is to be.",
             hint="Free some space, or choose another disk.",
         )

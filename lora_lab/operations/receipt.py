@@ -45,6 +45,7 @@ MODULES: Final = (
     Column("realised_norm", "‖W′−W‖_F", formula="W′ as it is stored"),
     Column("realised_cosine", "Cosine", formula="⟨W′−W, Δ⟩/(‖W′−W‖·‖Δ‖)"),
     Column("effective_strength", "Strength that arrives", formula="⟨W′−W, Δ⟩/‖Δ‖²"),
+    Column("base_sha256", "sha256 in the base", ColumnKind.TEXT, is_wide=True),
 )
 ADDED: Final = (
     Column("tensor", "Tensor", ColumnKind.TEXT),
@@ -53,7 +54,7 @@ ADDED: Final = (
 )
 
 
-def module_rows(plan: Plan, fidelity: Mapping[str, Fidelity]) -> list[dict[str, Any]]:
+def module_rows(plan: Plan, fidelity: Mapping[str, Fidelity], hashes: Mapping[str, str]) -> list[dict[str, Any]]:
     """One row for each tensor that was summed."""
     rows = []
     for step in _updated(plan):
@@ -69,6 +70,7 @@ def module_rows(plan: Plan, fidelity: Mapping[str, Fidelity]) -> list[dict[str, 
                 "realised_norm": math.sqrt(found.realised_square),
                 "realised_cosine": found.realised_cosine,
                 "effective_strength": found.effective_strength,
+                "base_sha256": hashes.get(step.name),
             }
         )
     return rows
@@ -102,6 +104,7 @@ def report_of(
     names: Sequence[str],
     *,
     fidelity: Mapping[str, Fidelity],
+    base_sha256: Mapping[str, str],
     outputs: Iterable[Finished],
     figures: Mapping[str, Any],
 ) -> Report:
@@ -110,9 +113,10 @@ def report_of(
     Parameters
     ----------
     names : of the adapters
+    base_sha256 : of the bytes that each changed tensor had
     figures : seconds, bytes_read, bytes_written, peak_memory_bytes; absent in a plan that was not carried out
     """
-    rows = module_rows(plan, fidelity)
+    rows = module_rows(plan, fidelity, base_sha256)
     added = added_rows(plan, names)
     files = [{"path": file.name, "size_bytes": file.size_bytes, "sha256": file.sha256} for file in outputs]
     tables = [

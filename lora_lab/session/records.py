@@ -55,10 +55,13 @@ class Hashing:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def records(self) -> tuple[InputRecord, ...]:
+        """What was read, once all of it is hashed."""
+        return tuple(record.result() for record in self._records)
+
     def stamp(self, report: Report, parameters: Mapping[str, Any]) -> Report:
         """`report` with its inputs and parameters filled in."""
-        inputs = tuple(record.result() for record in self._records)
-        return replace(report, inputs=inputs, parameters={**parameters, **report.parameters})
+        return replace(report, inputs=self.records(), parameters={**parameters, **report.parameters})
 
 
 def _header_digest(path: Path) -> str:

@@ -293,6 +293,28 @@ class Session:
         place, _ = self._path(locator)
         return self.base(locator) if is_configuration(place) else self.open(locator)
 
+    # Changing
+
+    def merge(self, adapters: Sequence[str], *, base: str, output: str | Path, **choices: Any) -> Report:
+        """Merge adapters into a base: W ← W + Σ wᵢ(W′ᵢ − W), streamed, rounded once, with a receipt.
+
+        Parameters
+        ----------
+        adapters : locators
+        base : locator of the model they were trained on
+        output : the folder to appear
+        choices : those of :func:`lora_lab.session.changing.merge`: strengths, dtype, rounding, modules, partial,
+            skip_saved_modules, saved_modules_from, overwrite, resume, dry_run, observer
+
+        Raises
+        ------
+        LoraLabError
+            something does not fit, and nothing was written; or the disk, or the observer, says no.
+        """
+        from lora_lab.session.changing import merge
+
+        return merge(self, adapters, base=base, output=output, **choices)
+
     # What is installed
 
     def export(self, report: Report, exporter: str) -> bytes:
