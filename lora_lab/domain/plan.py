@@ -82,13 +82,14 @@ class Plan:
     @property
     def bytes_to_write(self) -> int:
         """Size of the output without its receipt."""
-        small = sum(map(len, self.documents.values()))
-        return small + sum(size for _, size in self._sizes())
+        return sum(size for _, size in self.sizes)
 
-    def _sizes(self) -> list[tuple[str, int]]:
-        return [(file.name, file.size_bytes) for file in self.files] + [
-            (file.name, file.size_bytes) for file in self.copies
-        ]
+    @property
+    def sizes(self) -> list[tuple[str, int]]:
+        """Name and size of every file but the receipt."""
+        weights = [(file.name, file.size_bytes) for file in self.files]
+        copied = [(file.name, file.size_bytes) for file in self.copies]
+        return [*weights, *copied, *((name, len(content)) for name, content in self.documents.items())]
 
     @property
     def id(self) -> str:
@@ -96,6 +97,6 @@ class Plan:
         from lora_lab.version import __version__
 
         inputs = [[stamp.path, stamp.size_bytes, stamp.mtime_ns, stamp.inode] for stamp in self.inputs]
-        document = [__version__, self.operation, inputs, self._sizes(), dict(self.arguments)]
+        document = [__version__, self.operation, inputs, self.sizes, dict(self.arguments)]
         text = json.dumps(document, sort_keys=True, default=str)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

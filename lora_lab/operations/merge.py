@@ -156,8 +156,7 @@ def preview(
     if os.path.lexists(output) and not overwrite:
         raise OperationError(f"{quoted(output)} exists already.", hint="Choose another name, or pass --overwrite.")
     _require_room(plan, output, 0, Disk())
-    files = [Finished(file.name, "", file.size_bytes) for file in (*plan.files, *plan.copies)]
-    files += [Finished(name, "", len(content)) for name, content in plan.documents.items()]
+    files = [Finished(name, "", size) for name, size in plan.sizes]
     updates = [step for file in plan.files for step in file.steps if step.parts]
     names = [adapter.name for adapter in adapters]
     report = report_of(plan, names, fidelity={}, base_sha256={}, outputs=sorted(files), figures={})
