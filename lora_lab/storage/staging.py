@@ -135,6 +135,10 @@ class StagedFolder:
         self.finished: dict[str, Finished] = {}
 
     def __enter__(self) -> Self:
+        if not self.target.parent.is_dir():
+            raise OperationError(
+                f"The folder {quoted(self.target.parent)} is not there.", hint="Make it, or choose another place."
+            )
         with explained(self.target):
             self._lock = self._locked()
             try:
@@ -241,9 +245,6 @@ class StagedFolder:
         return [status.st_dev, status.st_ino]
 
     def _require_free(self) -> None:
-        parent = self.target.parent
-        if not parent.is_dir():
-            raise OperationError(f"The folder {quoted(parent)} is not there.", hint="Make it, or choose another place.")
         if os.path.lexists(self.target) and not self._is_overwriting:
             raise OperationError(
                 f"{quoted(self.target)} exists already.", hint="Choose another name, or pass --overwrite."
