@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import groupby
@@ -18,11 +18,13 @@ from lora_lab.linalg.threads import one_thread, worker_count
 from lora_lab.linalg.updates import Fidelity, updated_rows
 from lora_lab.operations.weights import bands_of, matrix_shape
 from lora_lab.storage.files import opened, require_unchanged, stamp_of
+from lora_lab.storage.hashing import Hasher
 from lora_lab.storage.reading import torch_dtype
 from lora_lab.storage.rows import read_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from concurrent.futures import Future
 
     from lora_lab.domain.adapter import Adapter
     from lora_lab.domain.plan import Plan, PlannedFile, Step
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from lora_lab.storage.staging import StagedFile, StagedFolder
 
     Work = tuple[Step, TensorRef, int, Band, int, int, int]
-    Digest = hashlib._Hash
+    Result = tuple[torch.Tensor, torch.Tensor, Fidelity]
 
 _CAST_ELEMENTS: Final = 1 << 20
 
@@ -152,33 +154,46 @@ class Execution:
 
     def _updated(self, step: Step, source: TensorRef, columns: int, pool: ThreadPoolExecutor) -> Iterator[torch.Tensor]:
         fidelity = self.fidelity.setdefault(step.name, Fidelity())
-        digest = hashlib.sha256()
-        at = 0
-        for band in bands_of(step, self._adapters, self._reader):
-            yield from self._untouched(step, source, at, band.first, columns, digest)
-            if band.update.needs_columns:
-                for _, first, end in band.update.blocks():
-                    band.update.look(self._rows(source, band.first + first, band.first + end, columns), first)
-            places = list(band.update.blocks())
-            at_once = worker_count() * 4
-            for start in range(0, len(places), at_once):
-                stop_if_cancelled(self._observer)
-                work = [(step, source, columns, band, *place) for place in places[start : start + at_once]]
-                for before, after, part in pool.map(self._one, work):
-                    fidelity.add(part)
-                    digest.update(_raw(before))
-                    yield after
-            at = band.end
-        yield from self._untouched(step, source, at, matrix_shape(step)[0], columns, digest)
-        self.base_sha256[step.name] = digest.hexdigest()
+        hasher = Hasher()
+        try:
+            at = 0
+            for band in bands_of(step, self._adapters, self._reader):
+                yield from self._untouched(step, source, at, band.first, columns, hasher)
+                yield from self._band(step, source, columns, band, pool, hasher, fidelity)
+                at = band.end
+            yield from self._untouched(step, source, at, matrix_shape(step)[0], columns, hasher)
+            self.base_sha256[step.name] = hasher.hexdigest()
+        finally:
+            hasher.close()
+
+    def _band(
+        self,
+        step: Step,
+        source: TensorRef,
+        columns: int,
+        band: Band,
+        pool: ThreadPoolExecutor,
+        hasher: Hasher,
+        fidelity: Fidelity,
+    ) -> Iterator[torch.Tensor]:
+        """New rows of one band, computed side by side and given in order."""
+        if band.update.needs_columns:
+            for _, first, end in band.update.blocks():
+                band.update.look(self._rows(source, band.first + first, band.first + end, columns), first)
+        work = ((step, source, columns, band, *place) for place in band.update.blocks())
+        for before, after, part in _in_order(pool, self._one, work):
+            stop_if_cancelled(self._observer)
+            fidelity.add(part)
+            hasher.update(_raw(before))
+            yield after
 
     def _untouched(
-        self, step: Step, source: TensorRef, first: int, end: int, columns: int, digest: Digest
+        self, step: Step, source: TensorRef, first: int, end: int, columns: int, hasher: Hasher
     ) -> Iterator[torch.Tensor]:
         """Rows of experts that no adapter has."""
         if end > first:
             before = self._rows(source, first, end, columns)
-            digest.update(_raw(before))
+            hasher.update(_raw(before))
             yield before.to(_torch(step.dtype))
 
     def _one(self, work: Work) -> tuple[torch.Tensor, torch.Tensor, Fidelity]:
@@ -199,6 +214,18 @@ class Execution:
     def _advance(self, count: int, what: str) -> None:
         self._done_bytes += count
         self._observer.advance(min(self._done_bytes, self._plan.bytes_to_write), self._plan.bytes_to_write, what)
+
+
+def _in_order(pool: ThreadPoolExecutor, function: Callable[[Work], Result], work: Iterable[Work]) -> Iterator[Result]:
+    """Results in the order of `work`, a few of them ahead of whoever takes them."""
+    ahead = worker_count() * 4
+    waiting: deque[Future[Result]] = deque()
+    for one in work:
+        waiting.append(pool.submit(function, one))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _ranges(refs: Sequence[TensorRef]) -> Iterator[tuple[FileStamp, int, int]]:

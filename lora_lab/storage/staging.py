@@ -11,13 +11,9 @@ Source: the order of writes, syncs and renames follows SQLite's rollback journal
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
@@ -25,13 +21,12 @@ from lora_lab.errors import CancelledError, OperationError, quoted
 from lora_lab.storage.atomic import explained
 from lora_lab.storage.disk import Disk
 from lora_lab.storage.files import sha256_of
+from lora_lab.storage.hashing import Hasher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from types import TracebackType
 
-_HASH_BYTES: Final = 4 << 20
-_WAITING_BYTES: Final = 64 << 20  # written, not yet hashed
 _ID_CHARACTERS: Final = 16
 _COMMITTING: Final = "committing"
 
@@ -50,52 +45,29 @@ class StagedFile:
     def __init__(self, disk: Disk, descriptor: int) -> None:
         self._disk = disk
         self._descriptor = descriptor
-        self._digest = hashlib.sha256()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="hashing")
-        self._waiting: deque[tuple[int, Future[None]]] = deque()
-        self._waiting_bytes = 0
+        self._hasher = Hasher()
         self.size_bytes = 0
 
     def write(self, buffer: Any) -> None:
         """Append `buffer`, which must not be changed afterwards."""
         view = memoryview(buffer).cast("B")
         self._disk.write_at(self._descriptor, view, self.size_bytes)
-        self._hash(len(view), lambda: self._digest.update(view))
+        self._hasher.update(view)
+        self.size_bytes += len(view)
 
     def copy_from(self, source: int, offset: int, count: int) -> None:
-        """Append `count` bytes of the open file `source`."""
+        """Append `count` bytes of the open file `source`, which must stay open until :meth:`finish`."""
         self._disk.copy_range(source, offset, self._descriptor, self.size_bytes, count)
-        for start in range(0, count, _HASH_BYTES):
-            length = min(_HASH_BYTES, count - start)
-            self._hash(length, partial(self._hash_range, source, offset + start, length))
-
-    def _hash_range(self, source: int, offset: int, length: int) -> None:
-        part = os.pread(source, length, offset)
-        self._digest.update(part)
-        if len(part) < length:
-            self._hash_range(source, offset + len(part), length - len(part))
-
-    def _hash(self, length: int, work: Callable[[], None]) -> None:
-        self.size_bytes += length
-        self._waiting.append((length, self._pool.submit(work)))
-        self._waiting_bytes += length
-        while self._waiting_bytes > _WAITING_BYTES:
-            self._wait()
-
-    def _wait(self) -> None:
-        length, future = self._waiting.popleft()
-        self._waiting_bytes -= length
-        future.result()
+        self._hasher.update_from(source, offset, count)
+        self.size_bytes += count
 
     def finish(self) -> str:
         """Wait for the last hash; the file's sha256."""
-        while self._waiting:
-            self._wait()
-        return self._digest.hexdigest()
+        return self._hasher.hexdigest()
 
     def close(self) -> None:
         """Give up what is still to be hashed."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._hasher.close()
 
 
 class StagedFolder:
