@@ -6,6 +6,12 @@ from typing import TYPE_CHECKING, Final
 
 from lora_lab.analyses.budget import Budget
 from lora_lab.analyses.check import Check
+from lora_lab.analyses.diff import Diff
+from lora_lab.analyses.health import Health
+from lora_lab.analyses.interference import Interference
+from lora_lab.analyses.intrinsic import Intrinsic
+from lora_lab.analyses.intruders import Intruders
+from lora_lab.analyses.overlap import Overlap
 from lora_lab.analyses.spectrum import Spectrum
 
 if TYPE_CHECKING:
@@ -13,6 +19,12 @@ if TYPE_CHECKING:
 
 BUILT_IN: Final[tuple[Analysis, ...]] = (
     Spectrum(),
+    Overlap(),
+    Intruders(),
+    Health(),
+    Interference(),
+    Diff(),
     Budget(),
     Check(),
+    Intrinsic(),
 )

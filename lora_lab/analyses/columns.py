@@ -53,6 +53,20 @@ MEASURES: Final = (
         formula="#{σ > τ·σ₁}, τ = max(ε_stored, 4·√r·ε_computed)",
     ),
     Column(
+        "energy_effective_rank",
+        "Effective rank of energies",
+        formula="exp(H(p)), p = σ²/Σσ², H(p) = −Σ p ln p",
+        reference="Roy & Vetterli, EUSIPCO 2007, with σ² for σ",
+        is_wide=True,
+    ),
+    Column(
+        "nuclear_norm_ratio",
+        "Σσ/‖ΔW‖_F",
+        formula="‖ΔW‖_*/‖ΔW‖_F",
+        reference="Lopes, ICML 2013",
+        is_wide=True,
+    ),
+    Column(
         "energy_rank",
         "Energy rank",
         ColumnKind.MAPPING,
@@ -74,4 +88,10 @@ TOTALS: Final = (
         reference="Roy & Vetterli, EUSIPCO 2007",
     ),
     Column("zero_modules", "Zero modules", ColumnKind.INTEGER, formula="#{ΔW = 0}"),
+)
+
+LAYERS: Final = (
+    Column("layer", "Layer", ColumnKind.VALUE, formula="first number in the module's path; – without one"),
+    Column("modules", "Modules", ColumnKind.INTEGER),
+    Column("frobenius_norm", "‖ΔW‖_F", formula="√Σ‖ΔW‖_F² over the layer's modules"),
 )

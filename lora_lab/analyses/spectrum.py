@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_lab.analyses.columns import IDENTITY, MEASURES, SINGULAR_VALUES, TOTALS
+from lora_lab.analyses.columns import IDENTITY, LAYERS, MEASURES, SINGULAR_VALUES, TOTALS
 from lora_lab.analyses.scope import adapter_of, outside_findings, selected
 from lora_lab.analyses.watching import watched
+from lora_lab.domain.modules import layer_of
 from lora_lab.domain.progress import stop_if_cancelled
 from lora_lab.domain.report import Finding, Report, Scalars, Table
 from lora_lab.errors import quoted
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from lora_lab.linalg.spectra import Pair
 
 _TABLE: Final = "modules"
+_NO_LAYER: Final = "–"
 
 
 class Spectrum:
@@ -52,13 +55,21 @@ class Spectrum:
         adapter = adapter_of(context)
         deltas = selected(adapter, context.modules)
         rows = list(watched(_rows(deltas, context), len(deltas), context.observer))
-        findings = [*outside_findings(adapter), *_device_findings(context.device), *_zero_findings(rows)]
+        findings = [
+            *adapter.findings,
+            *outside_findings(adapter),
+            *_device_findings(context.device),
+            *_zero_findings(rows),
+        ]
         return Report(
             command=self.id,
             title=f"Spectrum of {adapter.name}",
-            tables=(Table(_TABLE, "Modules", (*IDENTITY, SINGULAR_VALUES, *MEASURES), tuple(rows)),),
+            tables=(
+                Table(_TABLE, "Modules", (*IDENTITY, SINGULAR_VALUES, *MEASURES), tuple(rows)),
+                Table("layers", "Layers", LAYERS, tuple(_layers(rows)), key="layer"),
+            ),
             scalars=(Scalars("totals", "Totals", TOTALS, _totals(deltas, rows)),),
-            findings=tuple(findings),
+            findings=tuple(dict.fromkeys(findings)),
         )
 
 
@@ -100,6 +111,16 @@ def _totals(deltas: Sequence[Delta], rows: Sequence[dict[str, Any]]) -> dict[str
         "mean_effective_rank": math.fsum(ranks) / len(ranks) if ranks else None,
         "zero_modules": len(rows) - len(ranks),
     }
+
+
+def _layers(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """One row for each layer in natural order, and one for the modules that belong to none."""
+    norms: defaultdict[int | str, list[float]] = defaultdict(list)
+    for row in rows:
+        number = layer_of(row["module"])
+        norms[_NO_LAYER if number is None else number].append(row["frobenius_norm"])
+    for layer in sorted(norms, key=lambda layer: (layer == _NO_LAYER, layer)):
+        yield {"layer": layer, "modules": len(norms[layer]), "frobenius_norm": math.hypot(*norms[layer])}
 
 
 def _zero_findings(rows: Sequence[dict[str, Any]]) -> Iterator[Finding]:

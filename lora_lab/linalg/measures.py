@@ -46,6 +46,8 @@ class Measures:
     effective_rank: float | None
     participation_ratio: float | None
     numerical_rank: int
+    energy_effective_rank: float | None
+    nuclear_norm_ratio: float | None
     energy_rank: Mapping[str, int | None]
 
 
@@ -73,7 +75,9 @@ def measure(singular_values: Sequence[float], *, tolerance: float) -> Measures:
         effective_rank=effective_rank(singular_values),
         participation_ratio=participation_ratio(singular_values),
         numerical_rank=numerical_rank(singular_values, tolerance=tolerance),
-        energy_rank={f"{share:g}": energy_rank(singular_values, share) for share in ENERGY_SHARES},
+        energy_effective_rank=energy_effective_rank(singular_values),
+        nuclear_norm_ratio=nuclear_norm_ratio(singular_values),
+        energy_rank=energy_ranks(singular_values),
     )
 
 
@@ -104,19 +108,42 @@ def stable_rank(singular_values: Sequence[float]) -> float | None:
 def effective_rank(singular_values: Sequence[float]) -> float | None:
     """exp(H(p)) with p = σ/Σσ and H(p) = −Σ p ln p.
 
-    Source: Roy and Vetterli, EUSIPCO 2007. Rivals take p = σ²/Σσ²; this is not that.
+    Source: Roy and Vetterli, EUSIPCO 2007. Rivals take p = σ²/Σσ²: that is :func:`energy_effective_rank`.
 
     Examples
     --------
     >>> round(effective_rank([1.0, 1.0, 1.0]), 12)
     3.0
     """
+    return _perplexity(_relative(singular_values))
+
+
+def energy_effective_rank(singular_values: Sequence[float]) -> float | None:
+    """exp(H(p)) with p = σ²/Σσ², the shares of the energy, and H(p) = −Σ p ln p.
+
+    Never above :func:`effective_rank`: squaring makes the shares less alike. Source: the definition of Roy and
+    Vetterli, EUSIPCO 2007, with the energies in place of the singular values; several tools print it under their name.
+
+    Examples
+    --------
+    >>> energy_effective_rank([2.0, 1.0]) < effective_rank([2.0, 1.0])
+    True
+    """
+    return _perplexity([value * value for value in _relative(singular_values)])
+
+
+def nuclear_norm_ratio(singular_values: Sequence[float]) -> float | None:
+    """‖ΔW‖_* / ‖ΔW‖_F = Σσ/√Σσ², from 1 (one direction) to √rank (all alike).
+
+    Source: Lopes, ICML 2013, whose sparsity measure s₁(x) = ‖x‖₁²/‖x‖₂² is its square for x = σ.
+
+    Examples
+    --------
+    >>> nuclear_norm_ratio([1.0, 1.0, 1.0, 1.0])
+    2.0
+    """
     relative = _relative(singular_values)
-    if not relative:
-        return None
-    total = math.fsum(relative)
-    shares = [value / total for value in relative]
-    return math.exp(-math.fsum(share * math.log(share) for share in shares if share > 0.0))
+    return math.fsum(relative) / math.hypot(*relative) if relative else None
 
 
 def participation_ratio(singular_values: Sequence[float]) -> float | None:
@@ -153,6 +180,51 @@ def energy_rank(singular_values: Sequence[float], share: float) -> int | None:
     return next(reached, len(relative))
 
 
+def energy_ranks(singular_values: Sequence[float]) -> dict[str, int | None]:
+    """:func:`energy_rank` at every share of ``ENERGY_SHARES``, under the share as text."""
+    return {f"{share:g}": energy_rank(singular_values, share) for share in ENERGY_SHARES}
+
+
+def relative_errors(singular_values: Sequence[float]) -> list[float] | None:
+    """√(Σ_{i>k} σᵢ² / Σσᵢ²) for k = 1 … all: what the best matrix of rank k leaves of ΔW, as a share of ‖ΔW‖_F.
+
+    Never increasing, and 0 at the end. Source: Eckart and Young, Psychometrika 1 (1936).
+
+    Returns
+    -------
+    (k,), None for a zero matrix
+
+    Examples
+    --------
+    >>> relative_errors([4.0, 3.0])
+    [0.6, 0.0]
+    """
+    relative = _relative(singular_values)
+    if not relative:
+        return None
+    # Summed from the smallest: no difference of two near numbers is taken.
+    left_over = list(accumulate(value * value for value in reversed(relative)))[::-1]
+    return [*(math.sqrt(left / left_over[0]) for left in left_over[1:]), 0.0]
+
+
+def error_rank(singular_values: Sequence[float], error: float) -> int | None:
+    """Least k with √(Σ_{i>k} σᵢ² / Σσᵢ²) ≤ error; the :func:`energy_rank` of the share 1 − error².
+
+    Parameters
+    ----------
+    error : in [0, 1)
+
+    Examples
+    --------
+    >>> error_rank([4.0, 3.0], 0.6), error_rank([4.0, 3.0], 0.5)
+    (1, 2)
+    """
+    errors = relative_errors(singular_values)
+    if errors is None:
+        return None
+    return next(rank for rank, left in enumerate(errors, start=1) if left <= error * (1.0 + _TIE))
+
+
 def numerical_rank(singular_values: Sequence[float], *, tolerance: float) -> int:
     """Count the σ > tolerance · σ₁; 0 for a zero matrix."""
     threshold = tolerance * spectral_norm(singular_values)
@@ -185,6 +257,26 @@ def rank_tolerance(stored: Sequence[DType], rank: int) -> float:
     spacings = [_EPSILON[dtype] for dtype in stored]
     computed = _EPSILON[DType.F64] if max(spacings) <= _EPSILON[DType.F64] else _EPSILON[DType.F32]
     return max(*spacings, 4 * math.sqrt(rank) * computed)
+
+
+def spacing(dtype: DType) -> float:
+    """Distance from 1 to the next number of a float type; KeyError for what is no float.
+
+    Examples
+    --------
+    >>> spacing(DType.BF16)
+    0.0078125
+    """
+    return _EPSILON[dtype]
+
+
+def _perplexity(weights: Sequence[float]) -> float | None:
+    """exp(−Σ p ln p) with p = w/Σw; None without weights."""
+    if not weights:
+        return None
+    total = math.fsum(weights)
+    shares = [weight / total for weight in weights]
+    return math.exp(-math.fsum(share * math.log(share) for share in shares if share > 0.0))
 
 
 def _relative(singular_values: Sequence[float]) -> list[float]:

@@ -13,7 +13,7 @@ from lora_lab.analyses.plugin import lora_lab_analyses
 from lora_lab.analyses.spectrum import Spectrum
 from lora_lab.domain.adapter import Effect, Feature, SavedRole, SavedTensor
 from lora_lab.domain.base import Base
-from lora_lab.domain.report import ColumnKind
+from lora_lab.domain.report import ColumnKind, Finding
 from lora_lab.errors import AdapterError, CancelledError, NumericalError
 from lora_lab.extension.contracts import Analysis, AnalysisContext
 
@@ -30,14 +30,15 @@ PROMISED = [
     "effective_rank",
     "participation_ratio",
     "numerical_rank",
+    "energy_effective_rank",
+    "nuclear_norm_ratio",
     "energy_rank",
 ]
 
 
 def test_it_is_offered_by_the_hook():
-    (offered,) = lora_lab_analyses()
-    assert isinstance(offered, Analysis)
-    assert offered.id == "spectrum"
+    offered = {analysis.id: analysis for analysis in lora_lab_analyses()}
+    assert isinstance(offered["spectrum"], Analysis)
 
 
 def test_rows_are_those_of_the_dense_product(analyse, factors):
@@ -96,6 +97,28 @@ def test_totals(analyse, factors):
     assert totals["largest_module"] == max(norms, key=norms.get)
     assert totals["largest_norm"] == max(norms.values())
     assert totals["mean_effective_rank"] == pytest.approx(np.mean([row["effective_rank"] for row in rows[:-1]]))
+
+
+def test_layers_add_up(analyse, factors):
+    factors["model.layers.10.q_proj"] = factors["lm_head"] = factors["model.layers.0.q_proj"]
+    report = analyse(Spectrum(), factors)
+    norms = {row["module"]: row["frobenius_norm"] for row in report.table("modules").rows}
+    layers = report.table("layers").rows
+    assert [(row["layer"], row["modules"]) for row in layers] == [(0, 3), (1, 3), (10, 1), ("–", 1)]
+    assert layers[0]["frobenius_norm"] == pytest.approx(
+        math.sqrt(sum(norm**2 for module, norm in norms.items() if ".0." in module))
+    )
+    assert layers[-1]["frobenius_norm"] == norms["lm_head"]
+    assert math.hypot(*(row["frobenius_norm"] for row in layers)) == pytest.approx(
+        report.to_json()["totals"]["frobenius_norm"]
+    )
+
+
+def test_what_the_adapter_says_of_itself_is_said_once(analyse, factors):
+    del factors["model.layers.1.up"]
+    said = Finding("zero_alpha", "Alpha is 0.")
+    report = analyse(Spectrum(), factors, fields={"findings": (said, said)})
+    assert report.findings == (said,)
 
 
 def test_modules_are_chosen_before_they_are_read(make_adapter, factors):

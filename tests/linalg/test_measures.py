@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from lora_lab.domain.dtypes import DType
 from lora_lab.linalg.measures import (
     energy_rank,
+    error_rank,
     frobenius_norm,
     measure,
     numerical_rank,
     rank_tolerance,
+    relative_errors,
 )
 from lora_lab.linalg.spectra import factored_singular_values
 
@@ -36,6 +38,43 @@ def test_equal_their_definitions(spectrum):
     assert found.effective_rank == pytest.approx(math.exp(scipy.stats.entropy(sigma)), rel=1e-12)
     assert found.participation_ratio == pytest.approx((sigma**2).sum() ** 2 / (sigma**4).sum(), rel=1e-12)
     assert found.numerical_rank == (sigma > 1e-9 * sigma.max()).sum()
+    assert found.energy_effective_rank == pytest.approx(math.exp(scipy.stats.entropy(sigma**2)), rel=1e-12)
+    assert found.nuclear_norm_ratio == pytest.approx(sigma.sum() / np.linalg.norm(sigma), rel=1e-12)
+
+
+@given(SPECTRA)
+def test_errors_of_lower_ranks_fall_to_zero(spectrum):
+    sigma = np.array(spectrum)
+    errors = relative_errors(spectrum)
+    expected = [np.linalg.norm(sigma[rank:]) / np.linalg.norm(sigma) for rank in range(1, len(sigma) + 1)]
+    np.testing.assert_allclose(errors, expected, rtol=1e-12, atol=0)
+    assert errors[-1] == 0.0
+    assert errors == sorted(errors, reverse=True)
+
+
+@given(SPECTRA, st.floats(0.0, 0.999))
+def test_the_rank_of_an_error_is_the_energy_rank_of_what_it_keeps(spectrum, error):
+    rank = error_rank(spectrum, error)
+    errors = [1.0, *relative_errors(spectrum)]
+    assert errors[rank] <= error * (1 + 1e-9)
+    assert rank == 1 or errors[rank - 1] > error
+    # 1 − error² is rounded: the two may part where the error is within a round-off of a tie.
+    shares = (1 - error**2 - 1e-11, 1 - error**2 + 1e-11)
+    assert energy_rank(spectrum, shares[0]) <= rank
+    assert shares[1] >= 1 or rank <= energy_rank(spectrum, shares[1])
+
+
+def test_squaring_the_weights_makes_the_effective_rank_smaller():
+    found = measure([4.0, 2.0, 1.0], tolerance=1e-6)
+    assert 1 < found.energy_effective_rank < found.effective_rank < 3
+
+
+def test_a_zero_spectrum_has_no_errors():
+    assert relative_errors([0.0, 0.0]) is None
+    assert relative_errors([]) is None
+    assert error_rank([0.0], 0.1) is None
+    found = measure([0.0, 0.0], tolerance=1e-6)
+    assert (found.energy_effective_rank, found.nuclear_norm_ratio) == (None, None)
 
 
 @given(SPECTRA)
