@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from lora_lab.domain.progress import Observer, Unwatched
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import torch
@@ -62,6 +63,12 @@ class Reader(Protocol):
 
     def tensor(self, ref: TensorRef) -> torch.Tensor:
         """One tensor as stored, in memory that nobody else holds."""
+
+    def rows_of(self, ref: TensorRef) -> AbstractContextManager[Callable[[int, int], torch.Tensor]]:
+        """Rows of a tensor too large to be held, from the first to before the second number, as stored.
+
+        What is not a matrix is (shape[0], everything else). The function may be called from several threads.
+        """
 
 
 class ArrayStore(Protocol):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from math import prod
 from typing import TYPE_CHECKING
 
 from lora_lab.domain.adapter import DeltaKind
 from lora_lab.errors import NumericalError, quoted
 from lora_lab.extension.contracts import Factors
+from lora_lab.storage.files import opened, require_unchanged, stamp_of
 from lora_lab.storage.reading import read_tensor, read_tensors
+from lora_lab.storage.rows import read_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import torch
 
@@ -24,6 +28,24 @@ class FactorReader:
     def tensor(self, ref: TensorRef) -> torch.Tensor:
         """Read one tensor as stored."""
         return read_tensor(ref)
+
+    @contextmanager
+    def rows_of(self, ref: TensorRef) -> Iterator[Callable[[int, int], torch.Tensor]]:
+        """Give a function that reads rows of a tensor, whose file is open and watched meanwhile.
+
+        Raises
+        ------
+        FileFormatError
+            the file changed since its header was read.
+        """
+        with opened(ref.file.path) as descriptor:
+            require_unchanged(ref.file, stamp_of(descriptor, ref.file.path))
+
+            def rows(first: int, end: int) -> torch.Tensor:
+                return read_rows(descriptor, ref, first, end, prod(ref.shape[1:]))
+
+            yield rows
+            require_unchanged(ref.file, stamp_of(descriptor, ref.file.path))
 
     def factors(self, delta: Delta) -> Factors:
         """Read the two matrices of `delta`.

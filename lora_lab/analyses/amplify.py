@@ -1,0 +1,325 @@
+"""How strongly an adapter amplifies directions that the base's weight hardly uses."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_lab.analyses.placing import Placing, is_turned, store_key
+from lora_lab.analyses.scope import adapter_of, base_of, outside_findings, selected
+from lora_lab.analyses.watching import watched
+from lora_lab.domain.adapter import Adapter, Effect
+from lora_lab.domain.parameters import Parameter, ParameterKind
+from lora_lab.domain.progress import stop_if_cancelled
+from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
+from lora_lab.errors import NumericalError, quoted
+from lora_lab.extension.contracts import Need
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import torch
+
+    from lora_lab.domain.adapter import Delta
+    from lora_lab.domain.tensors import TensorRef
+    from lora_lab.extension.contracts import AnalysisContext
+    from lora_lab.linalg.blocked import RowBlocks
+
+_REFERENCE: Final = "arXiv 2106.09685, section 7.3 and table 7"
+_MOVED: Final = "pissa"
+# Elements up to which a weight is kept in memory, as float32, while its own directions are looked for.
+_HELD_ELEMENTS: Final = 24 << 20
+_MOST_COLUMNS: Final = 256  # of random directions in one pass
+_SHOWN: Final = 3
+
+_COLUMNS: Final = (
+    Column("module", "Module", ColumnKind.TEXT),
+    Column("tensor", "Tensor of the base", ColumnKind.TEXT, is_wide=True),
+    Column("shape", "Shape", ColumnKind.SHAPE, formula="of W as the base stores it"),
+    Column("rank", "r", ColumnKind.INTEGER, formula="directions compared"),
+    Column("delta_norm", "‖ΔW‖_F", formula="√Σσ²; of DoRA ‖W′−W‖_F"),
+    Column("base_norm", "‖W‖_F"),
+    Column(
+        "projected",
+        "‖UᵀWV‖",
+        ColumnKind.MAPPING,
+        formula="‖UᵀWV‖_F with U, V the first r singular directions of ΔW, of W, or random",
+        reference=_REFERENCE,
+    ),
+    Column("amplification", "Amplification", formula="‖ΔW‖_F / ‖UᵀWV‖_F, U and V of ΔW", reference=_REFERENCE),
+    Column("amplification_base", "of W's own", formula="‖ΔW‖_F / ‖UᵀWV‖_F, U and V of W", is_wide=True),
+    Column("amplification_random", "of random", formula="‖ΔW‖_F / ‖UᵀWV‖_F, U and V random", is_wide=True),
+)
+_WHOLE: Final = (
+    Column("prefix", "Prefix", ColumnKind.TEXT, formula="what happens to a module's path; empty: nothing"),
+)
+_TOTALS: Final = (
+    Column("modules", "Modules", ColumnKind.INTEGER),
+    Column("median_amplification", "Median amplification", formula="median of ‖ΔW‖_F / ‖UᵀWV‖_F over the modules"),
+    Column("median_random", "Median, random", formula="median of ‖ΔW‖_F / ‖UᵀWV‖_F with random U and V"),
+    Column("largest_module", "Largest in", ColumnKind.TEXT),
+    Column("largest_amplification", "Largest amplification"),
+)
+
+
+class Amplify:
+    """‖ΔW‖_F against what the base's weight has in ΔW's directions, in its own, and in random ones.
+
+    Notes
+    -----
+    W is read once, in blocks, for ΔW's own directions and for the norm. W's leading directions take many products with
+    it and are kept in the store. Random directions have the root mean square ‖W‖_F·r/√(m·n), or are drawn.
+    """
+
+    id = "amplify"
+    title = "Amplification"
+    summary = "How strongly ΔW amplifies directions of the base, beside W's own and random directions."
+    reference = _REFERENCE
+    parameters = (
+        Parameter("rank", "Directions; the module's numerical rank when not given", ParameterKind.INTEGER, None, 1),
+        Parameter("draws", "Random draws; 0 takes the closed form", ParameterKind.INTEGER, 0, 0, 1000),
+        Parameter("base_directions", "W's own leading directions too, the slow part", ParameterKind.BOOLEAN, True),
+    )
+    subjects = (1, 1)
+    takes_models = False
+    base = Need.REQUIRED
+
+    def run(self, context: AnalysisContext) -> Report:
+        """Compare module by module.
+
+        Raises
+        ------
+        AdapterError
+            ΔW cannot be computed, or no module matches.
+        CompatibilityError
+            the base has no weights, or none of the modules.
+        """
+        adapter = _adapter_of(context)
+        base = base_of(context)
+        placing = Placing(adapter, base, selected(adapter, context.modules))
+        work = _Work(context, placing, is_moved=_is_moved(adapter))
+        rows = list(watched(work.rows(), len(placing.deltas), context.observer))
+        return Report(
+            command=self.id,
+            title=f"Amplification of {adapter.name} over {base.name}",
+            tables=(Table("modules", "Modules", _COLUMNS, tuple(rows)),),
+            scalars=(
+                Scalars("", "Amplification", _WHOLE, {"prefix": placing.prefix}),
+                Scalars("totals", "Totals", _TOTALS, _totals(rows)),
+            ),
+            findings=tuple(dict.fromkeys((*_findings(adapter), *placing.left_out, *work.findings()))),
+        )
+
+
+def _adapter_of(context: AnalysisContext) -> Adapter:
+    """The adapter; one that moved its base as PiSSA does can be computed here, where the base is."""
+    subject = context.subjects[0]
+    if isinstance(subject, Adapter) and _is_moved(subject):
+        refused = [feature.id for feature in subject.features if feature.effect is Effect.REFUSED]
+        if refused == [_MOVED]:
+            return subject
+    return adapter_of(context)
+
+
+def _is_moved(adapter: Adapter) -> bool:
+    """Whether training began from W − U_r S_r V_rᵀ; a start by a randomised decomposition cannot be found again."""
+    start = adapter.configuration.get("init_lora_weights")
+    return isinstance(start, str) and start.lower() == _MOVED
+
+
+def _findings(adapter: Adapter) -> Iterator[Finding]:
+    yield from adapter.findings
+    for finding in outside_findings(adapter):
+        if finding.code != "dora":
+            yield finding
+    if any(feature.id == "dora" for feature in adapter.features):
+        yield Finding(
+            "dora",
+            "DoRA: what is compared is the real change W′−W, computed against the base, in its first r directions.",
+        )
+    if _is_moved(adapter):
+        yield Finding(
+            _MOVED,
+            "PiSSA: ΔW is counted from the original base, scaling·B·A − U_r S_r V_rᵀ with the base's first r singular "
+            "triplets; with any other base it means nothing.",
+        )
+
+
+class _Work:
+    """Reads, compares, and remembers what has to be said."""
+
+    def __init__(self, context: AnalysisContext, placing: Placing, *, is_moved: bool) -> None:
+        self._context = context
+        self._placing = placing
+        self._is_moved = is_moved
+        self._rank: int | None = context.parameters["rank"]
+        self._draws: int = context.parameters["draws"]
+        self._has_base: bool = context.parameters["base_directions"]
+        self._notes: list[Finding] = []
+        self._zero: list[str] = []
+        self._fewer: list[str] = []
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield one row for each module, in order; several are computed side by side."""
+        from lora_lab.linalg.side_by_side import side_by_side
+
+        deltas = self._placing.deltas
+        for delta, row in zip(deltas, side_by_side(self._tasks()), strict=True):
+            if isinstance(row, NumericalError):
+                message = f"{row.message} The module {quoted(delta.module)} is left out."
+                self._notes.append(Finding("not_finite", message, delta.module))
+                row = self._empty(delta)
+            yield row
+
+    def _tasks(self) -> Iterator[tuple[int, Callable[[], dict[str, Any] | NumericalError]]]:
+        for delta in self._placing.deltas:
+            stop_if_cancelled(self._context.observer)
+            yield self._held_bytes(delta), self._task(delta)
+
+    def _held_bytes(self, delta: Delta) -> int:
+        part = self._placing.part(delta)
+        return 4 * part.elements if self._has_base and part.elements <= _HELD_ELEMENTS else 0
+
+    def _task(self, delta: Delta) -> Callable[[], dict[str, Any] | NumericalError]:
+        def task() -> dict[str, Any] | NumericalError:
+            try:
+                return self._row(delta)
+            except NumericalError as error:
+                return error
+
+        return task
+
+    def _empty(self, delta: Delta) -> dict[str, Any]:
+        row: dict[str, Any] = {column.id: None for column in _COLUMNS}
+        part = self._placing.part(delta)
+        return row | {"module": delta.module, "tensor": part.name, "shape": list(part.shape), "rank": 0}
+
+    def _row(self, delta: Delta) -> dict[str, Any]:
+        from lora_lab.analyses.effective import change_of
+        from lora_lab.linalg.blocked import RowBlocks
+        from lora_lab.linalg.projections import random_norm
+
+        part = self._placing.part(delta)
+        reader = self._context.reader
+        factors = reader.factors(delta)
+        shape = (part.shape[0], math.prod(part.shape[1:]))
+        with ExitStack() as stack:
+            stored = stack.enter_context(reader.rows_of(part))
+            weight = RowBlocks(shape, _wide(stored, part), workers=1)
+            change = change_of(
+                delta,
+                factors,
+                weight,
+                is_turned=is_turned(factors, shape),
+                rank=self._rank,
+                magnitude=None if delta.magnitude is None else reader.tensor(delta.magnitude).reshape(-1),
+                is_moved=self._is_moved,
+            )
+            rank = change.left.shape[1]
+            norm, own, drawn = self._projected(delta, weight, change.left, change.right)
+            if not math.isfinite(norm):
+                raise NumericalError(f"The weight {quoted(part.name)} holds NaN or infinity, expected finite numbers.")
+            leading = self._leading(part, weight, rank) if self._has_base and rank else None
+        row = self._empty(delta) | {"rank": rank, "delta_norm": change.norm, "base_norm": norm}
+        if not rank:
+            self._zero.append(delta.module)
+            return row
+        if self._rank is not None and rank < self._rank:
+            self._fewer.append(delta.module)
+        chance = drawn if self._draws else random_norm(norm, rank, shape)
+        return row | {
+            "projected": {"delta": own, "base": leading, "random": chance},
+            "amplification": _ratio(change.norm, own),
+            "amplification_base": None if leading is None else _ratio(change.norm, leading),
+            "amplification_random": _ratio(change.norm, chance),
+        }
+
+    def _projected(
+        self, delta: Delta, weight: RowBlocks, left: torch.Tensor, right: torch.Tensor
+    ) -> tuple[float, float, float]:
+        """‖W‖_F, ‖UᵀWV‖_F in the given directions, and the root mean square of it in random ones."""
+        import torch
+
+        from lora_lab.linalg.projections import project, random_directions
+
+        rank = left.shape[1]
+        lefts, rights = [left], [right]
+        squares = []
+        norm = own = 0.0
+        for draw in range(self._draws + 1):
+            if draw:
+                name, seed = f"{delta.module}/{draw}", self._context.seed
+                lefts.append(random_directions(weight.shape[0], rank, seed=seed, name=f"{name}/left"))
+                rights.append(random_directions(weight.shape[1], rank, seed=seed, name=f"{name}/right"))
+            if draw < self._draws and (len(lefts) + 1) * rank <= _MOST_COLUMNS:
+                continue
+            norm, core = project(weight, torch.cat(lefts, dim=1), torch.cat(rights, dim=1))
+            blocks = [core[at : at + rank, at : at + rank] for at in range(0, core.shape[0], max(rank, 1))]
+            sizes = [float(torch.linalg.vector_norm(block)) for block in blocks]
+            if draw == len(lefts) - 1:  # the first pass begins with the change's own directions
+                own, sizes = (sizes[0], sizes[1:]) if sizes else (0.0, [])
+            squares += [size**2 for size in sizes]
+            lefts, rights = [], []
+        return norm, own, math.sqrt(math.fsum(squares) / len(squares)) if squares else 0.0
+
+    def _leading(self, part: TensorRef, weight: RowBlocks, rank: int) -> float:
+        """√Σσᵢ² of W's first `rank` singular values, from the store where it has them."""
+        import torch
+
+        from lora_lab.linalg.truncated import VERSION, truncated_svd
+
+        store = self._context.store
+        key = store_key(part, "leading", VERSION, rank)
+        known = store.get(key) if store else None
+        if known is None:
+            if part.elements <= _HELD_ELEMENTS:
+                weight = weight.held()
+            known = {"S": truncated_svd(weight, rank).S}
+            if store:
+                store.put(key, known)
+        return float(torch.linalg.vector_norm(known["S"].to(torch.float64)))
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield everything that was met on the way."""
+        yield from self._notes
+        if self._zero:
+            yield Finding("zero_delta", f"ΔW is zero in {_some(self._zero)}: it has no directions to amplify.")
+        if self._fewer:
+            yield Finding(
+                "fewer_directions",
+                f"{_some(self._fewer)} have fewer directions than {self._rank}: all that are not numerically zero are "
+                "compared.",
+            )
+
+
+def _wide(stored: Callable[[int, int], torch.Tensor], part: TensorRef) -> Callable[[int, int], torch.Tensor]:
+    """Rows as float32, or as float64 where they are stored so."""
+
+    def rows(first: int, end: int) -> torch.Tensor:
+        found = stored(first, end)
+        return found if part.dtype.bits == 64 else found.float()
+
+    return rows
+
+
+def _ratio(above: float, below: float) -> float | None:
+    return above / below if below > 0 else None
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(quoted(name) for name in names[:_SHOWN])
+    return f"{len(names)} modules: {shown}" + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _totals(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    known = [row for row in rows if row["amplification"] is not None]
+    largest = max(known, key=lambda row: row["amplification"], default=None)
+    return {
+        "modules": len(known),
+        "median_amplification": statistics.median(row["amplification"] for row in known) if known else None,
+        "median_random": statistics.median(row["amplification_random"] for row in known) if known else None,
+        "largest_module": largest["module"] if largest else None,
+        "largest_amplification": largest["amplification"] if largest else None,
+    }

@@ -1,0 +1,113 @@
+"""Modules of an adapter on weights of a base that can be computed with, and a finding for each of the others."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_lab.domain.adapter import DeltaKind
+from lora_lab.domain.dtypes import DType
+from lora_lab.domain.matching import match_modules
+from lora_lab.domain.report import Finding
+from lora_lab.errors import CompatibilityError, quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lora_lab.domain.adapter import Adapter, Delta
+    from lora_lab.domain.base import Base
+    from lora_lab.domain.tensors import TensorRef
+    from lora_lab.extension.contracts import Factors
+
+_PLAIN: Final = frozenset({DType.F64, DType.F32, DType.F16, DType.BF16})
+
+
+class Placing:
+    """Where each module of an adapter is in a base.
+
+    Raises
+    ------
+    CompatibilityError
+        two changes of prefix fit equally well, or no module can be computed with.
+    """
+
+    def __init__(self, adapter: Adapter, base: Base, deltas: Sequence[Delta]) -> None:
+        self._match = match_modules(adapter, base)
+        self._clashes = {clash.module: clash for clash in self._match.clashes}
+        self.prefix = self._match.prefix
+        self.left_out: list[Finding] = []
+        self.deltas: list[Delta] = []
+        for delta in deltas:
+            reason = self._reason(delta)
+            if reason is None:
+                self.deltas.append(delta)
+            else:
+                self.left_out.append(reason)
+        if not self.deltas:
+            why = f": {self.left_out[0].message}" if self.left_out else ", which changes no weight."
+            raise CompatibilityError(
+                f"No module of {quoted(adapter.name)} can be compared with {quoted(base.name)}{why}",
+                hint="lora-lab check SRC --base BASE says which modules land.",
+            )
+
+    def weight(self, delta: Delta) -> TensorRef:
+        """The tensor of a module that is among ``deltas``; of an expert, the tensor of all."""
+        return self._match.weights[delta.module]
+
+    def part(self, delta: Delta) -> TensorRef:
+        """The matrix of `delta` alone: that of one expert inside the tensor of all, the tensor itself otherwise."""
+        ref = self.weight(delta)
+        if delta.kind is not DeltaKind.EXPERTS:
+            return ref
+        size = ref.size_bytes // ref.shape[0]
+        begin = ref.begin_bytes + (delta.expert or 0) * size
+        return replace(ref, shape=ref.shape[1:], begin_bytes=begin, end_bytes=begin + size)
+
+    def _reason(self, delta: Delta) -> Finding | None:
+        """Why `delta` cannot be compared with the base."""
+        module = delta.module
+        if module in self._clashes:
+            clash = self._clashes[module]
+            return Finding(
+                "shape_mismatch",
+                f"{quoted(module)} changes a weight of shape {_shown(clash.expected)}, got {_shown(clash.got)} in "
+                f"{quoted(clash.tensor)}: the module is left out.",
+                module,
+            )
+        ref = self._match.weights.get(module)
+        if ref is None:
+            alike = self._match.unmatched.get(module, ())
+            meant = f"; spelt alike: {quoted(alike[0])}" if alike else ""
+            return Finding("unmatched", f"The base has no weight for {quoted(module)}{meant}: it is left out.", module)
+        if ref.dtype not in _PLAIN:
+            return Finding(
+                "quantised_base",
+                f"The weight {quoted(ref.name)} is stored as {ref.dtype.value}, expected F64, F32, F16 or BF16: "
+                f"{quoted(module)} is left out.",
+                module,
+            )
+        if delta.kind is DeltaKind.EXPERTS and ref.shape[1] == ref.shape[2]:
+            return Finding(
+                "orientation_unknown",
+                f"The matrices of {quoted(ref.name)} are square, so the files do not say whether {quoted(module)} is "
+                "stored transposed: it is left out.",
+                module,
+            )
+        return None
+
+
+def is_turned(factors: Factors, stored: Sequence[int]) -> bool:
+    """Whether the base stores (lora_B @ lora_A)ᵀ in a matrix of shape `stored`; of an expert the shape says so."""
+    return factors.is_transposed or tuple(stored) != (factors.lora_B.shape[0], factors.lora_A.shape[1])
+
+
+def store_key(part: TensorRef, *more: Any) -> str:
+    """What decides something computed from a weight alone: the file as it is, the bytes in it, and `more`."""
+    stamp = part.file
+    file = [stamp.path, stamp.size_bytes, stamp.mtime_ns, stamp.inode, stamp.device]
+    return json.dumps([*more, file, part.name, part.dtype.value, part.begin_bytes, part.end_bytes])
+
+
+def _shown(shape: Sequence[int]) -> str:
+    return "×".join(str(side) for side in shape)
