@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from lora_lab.domain.library import LibraryEntry
     from lora_lab.domain.progress import Observer
     from lora_lab.domain.report import Report
-    from lora_lab.extension.contracts import Analysis
+    from lora_lab.extension.contracts import Analysis, ArrayStore
+
+# Every left-singular vector of a base of a billion parameters, in float32, and as much again.
+_ARRAY_BYTES = 4 << 30
 
 
 class Session:
@@ -222,6 +225,7 @@ class Session:
             device=self._device_for(analysis),
             seed=self.seed,
             observer=observer or Unwatched(),
+            store=self._store(),
         )
         with Hashing(everything) as hashing:
             with attributed("analysis", id, owner):
@@ -269,6 +273,14 @@ class Session:
             overwrite=overwrite,
             observer=observer,
         )
+
+    def _store(self) -> ArrayStore | None:
+        """Where decompositions of bases are kept."""
+        if self._cache_folder is None:
+            return None
+        from lora_lab.storage.arrays import ArrayCache
+
+        return ArrayCache(self._cache_folder / "arrays", limit_bytes=_ARRAY_BYTES)
 
     def _device_for(self, analysis: Analysis) -> str:
         """The device that `analysis` computes on; torch is loaded to find it."""
