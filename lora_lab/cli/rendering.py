@@ -24,6 +24,7 @@ _WIDEST_CURVE: Final = 16
 _GAP: Final = "  "
 _UNBOUNDED: Final = 10_000
 _MOST_LISTED: Final = 8
+_NONE: Final = "none"
 _DRAWN: Final = (ColumnKind.HEATMAP, ColumnKind.RECORDS)  # too much for one cell
 _RIGHT: Final = frozenset({ColumnKind.INTEGER, ColumnKind.NUMBER, ColumnKind.BYTES, ColumnKind.SHAPE})
 
@@ -62,7 +63,7 @@ def _scalars(group: Scalars, room: int) -> Iterator[str]:
         value = group.values.get(column.id)
         if column.kind is ColumnKind.LIST and value is not None and len(value) > _MOST_LISTED:
             value = [*value[:_MOST_LISTED], f"and {len(value) - _MOST_LISTED} more"]
-        yield f"{set_cell_size(column.title, longest)}{_GAP}{_cell(column, value)}".rstrip()
+        yield f"{set_cell_size(column.title, longest)}{_GAP}{_cell(column, value) or _NONE}"
     for column in group.columns:
         if column.kind is ColumnKind.HEATMAP and group.values.get(column.id):
             yield from grid(column, group.values[column.id], room)
@@ -83,7 +84,7 @@ def _table(table: Table, room: int) -> Iterator[str]:
     left_out = [columns[place].title for place in range(len(columns)) if place not in kept]
     if len(table.rows) == 1:
         for column in table.columns:
-            if column.kind is ColumnKind.HEATMAP and table.rows[0].get(column.id):
+            if column.kind is ColumnKind.HEATMAP and not column.is_wide and table.rows[0].get(column.id):
                 yield ""
                 yield from grid(column, table.rows[0][column.id], room)
     if left_out:

@@ -11,7 +11,7 @@ from lora_lab.reports.canvas import INK, new_figure
 from lora_lab.safetext import safe_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -58,8 +58,9 @@ def overlap_figure(report: Report, names: tuple[str, str]) -> Drawn:
     grids = {projection: _mean_grid(rows) for projection, rows in groups.items()}
     figure, axes = _grid_of_axes(len(grids))
     picture = None
+    top = _largest(grids.values())
     for axis, (projection, grid) in zip(axes, grids.items(), strict=True):
-        picture = _heat(axis, grid)
+        picture = _heat(axis, grid, top)
         axis.set_title(safe_text(f"{projection} (mean of {len(groups[projection])})"))
         axis.set_xlabel(f"j of {_short(names[1])}")
         axis.set_ylabel(f"i of {_short(names[0])}")
@@ -84,11 +85,12 @@ def baseline_figure(reports: Sequence[Report], names: tuple[str, str]) -> Drawn:
     figure = new_figure(_CELL * 1.25 * columns + 0.6, _CELL * max(1, len(modules)) + 0.4)
     axes = figure.subplots(max(1, len(modules)), columns, squeeze=False)
     picture = None
+    top = _largest(rows[module]["phi"] for _, rows in by_side for module in modules)
     for line, module in zip(axes, modules, strict=True):
         for axis, (report, rows) in zip(line, by_side, strict=False):
-            picture = _heat(axis, rows[module]["phi"])
+            picture = _heat(axis, rows[module]["phi"], top)
             axis.set_title(f"{_label(module)}, {_word(report)}")
-        picture = _heat(line[-1], by_side[0][1][module]["phi_random"])
+        picture = _heat(line[-1], by_side[0][1][module]["phi_random"], top)
         line[-1].set_title(f"{_label(module)}, random")
         for axis in line:
             axis.set_xlabel("j of B")
@@ -120,11 +122,14 @@ def spectra_figure(report: Report, name: str) -> Drawn:
             values = [value if value > 0 else float("nan") for value in row["singular_values"]]
             colour = colours(norm(layer_of(row["module"]) or 0))
             axis.plot(range(1, len(values) + 1), values, color=colour, linewidth=1.2)
-        axis.set_yscale("log")
+        _logarithmic(axis, [value for row in rows for value in row["singular_values"] if value > 0])
+        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4, integer=True))
         axis.set_title(safe_text(projection))
         axis.set_xlabel("k")
-        axis.set_ylabel("σ_k")
-    figure.colorbar(mpl.cm.ScalarMappable(norm, colours), ax=list(axes), label="layer", shrink=0.8)
+        axis.set_ylabel("σₖ")
+    bar = figure.colorbar(mpl.cm.ScalarMappable(norm, colours), ax=list(axes), label="layer", shrink=0.8)
+    bar.locator = mpl.ticker.MaxNLocator(integer=True)
+    bar.update_ticks()
     return Drawn(
         "spectra",
         f"Spectra of {safe_text(name)}",
@@ -211,6 +216,18 @@ def _matrix_figure(values: Mapping[str, Any], label: str) -> Figure:
     return figure
 
 
+def _logarithmic(axis: Axes, values: Sequence[float]) -> None:
+    """A logarithmic height with plain numbers at it, also where it spans less than a decade."""
+    import matplotlib as mpl
+
+    axis.set_yscale("log")
+    is_short = bool(values) and max(values) < 20 * min(values)
+    plain = mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}")
+    axis.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1.0, 2.0, 5.0) if is_short else (1.0,)))
+    axis.yaxis.set_major_formatter(plain)
+    axis.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+
+
 def _grid_of_axes(count: int, *, height: float = _CELL) -> tuple[Figure, list[Axes]]:
     columns = max(1, min(_COLUMNS, count))
     lines = max(1, -(-count // columns))
@@ -221,13 +238,18 @@ def _grid_of_axes(count: int, *, height: float = _CELL) -> tuple[Figure, list[Ax
     return figure, axes[:count]
 
 
-def _heat(axis: Axes, grid: Sequence[Sequence[float | None]]) -> Any:
-    """φ on its own scale, 0 … 1, rows downwards as in the paper."""
+def _largest(grids: Iterable[Sequence[Sequence[float | None]]]) -> float:
+    """The largest of all values: the end of the scale that all panels of a figure share."""
+    return max((value for grid in grids for row in grid for value in row if value is not None), default=1.0)
+
+
+def _heat(axis: Axes, grid: Sequence[Sequence[float | None]], top: float) -> Any:
+    """φ from 0 to `top`, rows downwards as in the paper."""
     values = [[float("nan") if value is None else value for value in row] for row in grid]
     height, width = len(values), max((len(row) for row in values), default=0)
     extent = (0.5, width + 0.5, height + 0.5, 0.5)
     axis.spines[:].set_visible(False)
-    picture = axis.imshow(values, cmap=_MAP, vmin=0.0, vmax=1.0, aspect="auto", interpolation="none", extent=extent)
+    picture = axis.imshow(values, cmap=_MAP, vmin=0.0, vmax=top, aspect="auto", interpolation="none", extent=extent)
     for ticks, size in ((axis.set_xticks, width), (axis.set_yticks, height)):
         ticks([1, size] if size > 1 else [1])
     axis.tick_params(colors=INK, length=2)

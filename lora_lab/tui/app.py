@@ -11,6 +11,7 @@ from lora_lab.errors import LoraLabError, quoted
 from lora_lab.safetext import safe_text
 from lora_lab.tui import bindings, themes
 from lora_lab.tui.background import settle_memory
+from lora_lab.tui.base_dialog import BaseMemory
 from lora_lab.tui.confirm import Confirm
 from lora_lab.tui.job_list import JobList
 from lora_lab.tui.messages import JobUpdated
@@ -90,8 +91,10 @@ class LoraLabApp(App[None], inherit_bindings=False):
         self.session_options = options
         self.sources = list(sources) or ["."]
         self.base = base
+        self.bases = BaseMemory(self)
         self.job_list = JobList()
         self.is_measuring = False  # the jobs' child process has been started
+        self.last_compared: tuple[tuple[str, str], tuple[str, str] | None] | None = None  # locators and names
         self._jobs: JobManager | None = None
         self._make_jobs = jobs or self._own_jobs
         self._session = session
@@ -193,8 +196,28 @@ class LoraLabApp(App[None], inherit_bindings=False):
         self.state.set("last_adapter", locator)
         self.push_screen(DetailScreen(locator, overlays=overlays, name=name))
 
+    def open_compare(self, locators: tuple[str, str], *, names: tuple[str, str] | None = None) -> None:
+        """Show two adapters beside each other, over the screen one is on, instead of the two shown before."""
+        from lora_lab.tui.compare.screen import CompareScreen
+        from lora_lab.tui.jobs_screen import JobsScreen
+
+        self.last_compared = (locators, names)
+        if self._return_to(CompareScreen) or isinstance(self.place, JobsScreen):
+            self.pop_screen()
+        self.push_screen(CompareScreen(locators, names=names))
+
+    def _return_to(self, kind: type[LabScreen]) -> bool:
+        """Close what is above the screen of this kind; False when there is none."""
+        if not any(isinstance(screen, kind) for screen in self.screen_stack):
+            return False
+        while not isinstance(self.screen, kind):
+            self.pop_screen()
+        return True
+
     def action_go(self, place: str) -> None:
-        """Go to ``library``, ``detail`` or ``jobs``."""
+        """Go to ``library``, ``detail``, ``compare`` or ``jobs``."""
+        from lora_lab.tui.compare.screen import CompareScreen
+        from lora_lab.tui.detail.screen import DetailScreen
         from lora_lab.tui.jobs_screen import JobsScreen
         from lora_lab.tui.library.screen import LibraryScreen
 
@@ -202,11 +225,19 @@ class LoraLabApp(App[None], inherit_bindings=False):
             self.go_home()
         elif place == "jobs" and not isinstance(self.place, JobsScreen):
             self.push_screen(JobsScreen())
-        elif place == "detail":
-            if isinstance(self.place, JobsScreen):
-                self.pop_screen()
-            if isinstance(self.place, LibraryScreen):
-                self.place.open_last()
+        elif place == "detail" and not self._return_to(DetailScreen):
+            home = self.library
+            if isinstance(home, LibraryScreen):
+                home.open_last()
+        elif place == "compare" and not self._return_to(CompareScreen) and self.last_compared is not None:
+            locators, names = self.last_compared
+            self.open_compare(locators, names=names)
+
+    def action_budget(self) -> None:
+        """Show what a rank would cost on the base model that one is at."""
+        from lora_lab.tui.budget.opening import open_budget
+
+        open_budget(self)
 
     def go_home(self) -> None:
         """Close every screen above the library."""
@@ -235,7 +266,13 @@ class LoraLabApp(App[None], inherit_bindings=False):
         self.push_screen(Confirm(f"{what}: {running[0].title}.", "cancel and quit"), answer)
 
     def unavailable(self, action: str, parameters: tuple[object, ...]) -> str | None:
-        """Say why there is no adapter to go to."""
+        """Say why there is no adapter to go to, or no model to plan for."""
+        if action == "budget":
+            from lora_lab.tui.budget.opening import why_no_budget
+
+            return why_no_budget(self)
+        if action == "go" and parameters == ("compare",) and self.last_compared is None:
+            return "compare two adapters first: mark them in the library with space, then press c"
         if action == "go" and parameters == ("detail",):
             from lora_lab.tui.jobs_screen import JobsScreen
             from lora_lab.tui.library.screen import LibraryScreen

@@ -12,7 +12,7 @@ from lora_lab.tui.app import LoraLabApp
 from lora_lab.tui.detail.screen import DetailScreen
 from lora_lab.tui.library.screen import LibraryScreen
 
-LEAVES = {"ctrl+q", "q", "1", "2", "7"}
+LEAVES = {"ctrl+q", "q", "1", "2", "3", "7", "c"}
 
 
 @pytest.mark.parametrize("place", ["library", "detail"])

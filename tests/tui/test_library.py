@@ -15,6 +15,7 @@ from tui.fakes import FakeSession, entry, make_app, ready, screen_text, small_li
 from lora_lab.domain.library import LibraryEntry
 from lora_lab.errors import MissingFileError
 from lora_lab.tui.app import LoraLabApp
+from lora_lab.tui.compare.screen import CompareScreen
 from lora_lab.tui.detail.screen import DetailScreen
 from lora_lab.tui.library.screen import LibraryScreen
 
@@ -424,9 +425,14 @@ def folders(tmp_path: Path, request: pytest.FixtureRequest) -> list[str]:
 
 
 async def test_adapters_named_on_the_command_line_are_opened(folders: list[str]) -> None:
-    """One goes straight to its screen; of two the second is marked, to be laid over the first; q goes to the list."""
+    """One goes straight to its screen, two to the screen that compares them; q goes to the list, 2 to the first."""
     app = make_app(session=FolderSession([]), sources=folders)
     async with app.run_test(size=(80, 24)) as pilot:
+        if len(folders) == 2:
+            await until(pilot, lambda: isinstance(app.screen, CompareScreen))
+            assert isinstance(app.screen, CompareScreen)
+            assert list(app.screen.compared[:2]) == folders
+            await pilot.press("2")
         await until(pilot, lambda: isinstance(app.screen, DetailScreen))
         assert isinstance(app.screen, DetailScreen)
         assert app.screen.locator == folders[0]
@@ -440,6 +446,43 @@ async def test_adapters_named_on_the_command_line_are_opened(folders: list[str])
         assert isinstance(app.screen, DetailScreen)
         await pilot.press("1")
         assert app.screen is home(app)
+
+
+async def test_two_marks_are_compared(size: tuple[int, int]) -> None:
+    """c needs two adapters: A and B, or the one that is marked and the row of the cursor; 3 goes back to them."""
+    app = make_app()
+    async with app.run_test(size=size) as pilot:
+        await ready(pilot)
+        await pilot.press("c")
+        assert app.screen is home(app)
+        assert "mark two adapters" in (home(app).unavailable("compare", ()) or "")
+        assert "press c" in (app.unavailable("go", ("compare",)) or "")
+        keys = [key for key in home(app).table.keys if home(app).library.rows[key].is_measurable]
+        home(app).table.move_to(keys[0])
+        await pilot.press("space")
+        assert home(app).unavailable("compare", ()) is not None
+        home(app).table.move_to(keys[2])
+        await pilot.press("c")
+        assert isinstance(app.screen, CompareScreen)
+        assert app.screen.compared[:2] == (keys[0], keys[2])
+        await pilot.press("q")
+        home(app).table.move_to(keys[1])
+        await pilot.press("space")
+        assert any("c compares them" in toast.message for toast in app._notifications)
+        home(app).table.move_to(keys[3])
+        await pilot.press("c")
+        assert isinstance(app.screen, CompareScreen)
+        assert app.screen.compared[:2] == (keys[0], keys[1])
+        shown = app.screen
+        await pilot.press("7", "3")
+        assert app.screen is shown
+        await pilot.press("1")
+        assert app.screen is home(app)
+        await pilot.press("3")
+        assert isinstance(app.screen, CompareScreen)
+        assert app.screen.compared[:2] == (keys[0], keys[1])
+        await pilot.press("2")
+        await until(pilot, lambda: isinstance(app.screen, DetailScreen))
 
 
 async def test_a_folder_with_one_adapter_in_it_is_a_library(tmp_path: Path) -> None:

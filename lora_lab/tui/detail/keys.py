@@ -8,8 +8,10 @@ from textual import on
 from textual.widgets import Input, TabbedContent
 
 from lora_lab.tui import bindings
+from lora_lab.tui.base_dialog import ask_for_base
 from lora_lab.tui.detail import taking
 from lora_lab.tui.detail.analysis_view import AnalysisView
+from lora_lab.tui.detail.matrix_view import LayerMap, MatrixView
 from lora_lab.tui.detail.module_tree import ModuleTree
 from lora_lab.tui.detail.spectrum_view import SpectrumView
 from lora_lab.tui.detail.tables import ReportTable
@@ -25,8 +27,11 @@ if TYPE_CHECKING:
     from lora_lab.tui.plots.drawings import Spectrum
     from lora_lab.tui.plots.series import View
 
-SPECTRUM, MODULES, CONFIG = "tab-spectrum", "tab-modules", "tab-config"
+SPECTRUM, MODULES, MATRIX, CONFIG = "tab-spectrum", "tab-modules", "tab-matrix", "tab-config"
 _NEXT_MATCH: Final = frozenset({"find.next", "find.previous"})  # [ and ] go through what the filter shows; n normalises
+_NEEDS_ADAPTER: Final = frozenset(
+    {"view", "overlay", "group", "sort", "module", "tab", "filter", "copy", "choose_base"}
+)
 _REMEMBERED: Final = {
     "is_logarithmic": "detail.log",
     "is_energy": "detail.energy",
@@ -55,8 +60,15 @@ class DetailKeys(LabScreen, inherit_bindings=False):
                      id="detail.normalise", show=True),
         bindings.key("o", "overlay", "Overlay", "Lay the marked adapters over this one",
                      id="detail.overlay", show=True),
+        bindings.key("c", "compare", "Compare", "Compare this adapter with the marked one", id="detail.compare",
+                     show=True),
         bindings.key("v", "group", "Group", "Group by layer or by projection", id="detail.group", show=True),
         bindings.key("s", "sort", "Sort", "Sort modules: natural, ‖ΔW‖, effective rank", id="detail.sort", show=True),
+        bindings.key("m", "next_table", "Number", "Choose the matrix' number, or show the report's next table",
+                     id="detail.number"),
+        bindings.key("w", "next_curve", "Curve", "Draw the other curves of the row", id="detail.curve"),
+        bindings.key("d", "choose_base", "Base", "Choose the base model that this analysis is run against",
+                     id="detail.base"),
         bindings.key("left_square_bracket", "module(-1)", "Previous", "Go to the module before", id="detail.previous"),
         bindings.key("right_square_bracket", "module(1)", "Next", "Go to the next module", id="detail.next"),
         bindings.key("greater_than_sign,ctrl+right", "tab(1)", "Next tab", "Show the next tab", id="tabs.next"),
@@ -101,6 +113,10 @@ class DetailKeys(LabScreen, inherit_bindings=False):
         """Ask for the spectra of the overlaid adapters."""
         raise NotImplementedError
 
+    def use_base(self, base: str | None) -> None:
+        """Run what depends on the base again, against another one."""
+        raise NotImplementedError
+
     def entitle(self) -> None:
         """Say in the frames what is shown of what."""
         raise NotImplementedError
@@ -111,15 +127,61 @@ class DetailKeys(LabScreen, inherit_bindings=False):
         """Say what needs a module, a mark or another tab."""
         if action == "rescan":
             return super().unavailable(action, parameters)
-        if self.adapter is None and action in ("view", "overlay", "group", "sort", "module", "tab", "filter", "copy"):
+        if self.adapter is None and action in (
+            "view",
+            "overlay",
+            "group",
+            "sort",
+            "module",
+            "tab",
+            "filter",
+            "copy",
+            "choose_base",
+        ):
             return "the adapter has not been read"
-        if action == "overlay" and not self.overlays:
+        if action in ("overlay", "compare") and not self.overlays:
             return "no other adapter is marked: mark one in the library with space, then open this one from there"
         if action in ("view", "overlay") and self.is_mounted and self.tab != SPECTRUM:
             return "the plot is on the tab Spectrum"
         if action == "view" and parameters != ("is_energy",) and self.view.is_energy:
             return "a cumulative share has a linear axis of its own; e goes back to σ"
+        if action == "choose_base" and self.is_mounted and not self._takes_base():
+            return "this tab needs no base model; those of analyses against the base's weights do"
+        if action in ("next_table", "next_curve") and self.is_mounted:
+            return self._no_choice(action)
         return super().unavailable(action, parameters)
+
+    def _no_choice(self, action: str) -> str | None:
+        """Reason why there is no other number, table or curve to show."""
+        view = self._analysis()
+        if view is not None:
+            return view.unavailable(action)
+        if action == "next_table" and self.tab == MATRIX:
+            return None if self.query_one(MatrixView).metrics else "no number has been computed yet"
+        return "this tab shows one thing" if action == "next_table" else "this tab has no curves to choose from"
+
+    def action_next_table(self) -> None:
+        """Choose the number of the matrix, or show the next table."""
+        view = self._analysis()
+        if view is not None:
+            view.next_table()
+        else:
+            self.query_one(MatrixView).choose_metric()
+
+    async def action_next_curve(self) -> None:
+        """Draw the curves that have another axis."""
+        view = self._analysis()
+        if view is not None:
+            await view.next_curve()
+
+    def _takes_base(self) -> bool:
+        view = self._analysis()
+        return view is not None and view.takes_base
+
+    def action_choose_base(self) -> None:
+        """Ask which base model is meant."""
+        if self.adapter is not None:
+            ask_for_base(self.lab, self.title_name, self.adapter.base_model, self.adapter.path, self.use_base)
 
     # The view.
 
@@ -136,6 +198,11 @@ class DetailKeys(LabScreen, inherit_bindings=False):
         self.lab.state.set("detail.overlay", self.is_overlaid)
         self.begin_overlays()
         self.show_spectrum()
+
+    def action_compare(self) -> None:
+        """Go to this adapter and the marked one beside each other."""
+        other = self.overlays[0]
+        self.lab.open_compare((self.locator, other.locator), names=(self.title_name, other.name))
 
     # Modules.
 
@@ -236,6 +303,8 @@ class DetailKeys(LabScreen, inherit_bindings=False):
         focused, module = self.focused, self.module
         if isinstance(focused, ReportTable):
             return focused.copied()
+        if isinstance(focused, LayerMap):
+            return self.query_one(MatrixView).copied()
         view = self.query_one(SpectrumView)
         plot = view.plot
         if module is not None and plot is not None and plot.has_focus and plot.cursor is not None:
@@ -249,6 +318,8 @@ class DetailKeys(LabScreen, inherit_bindings=False):
             return None
         if self.tab == MODULES:
             return self.query_one("#module-table", ReportTable).document(f"{name}-modules")
+        if self.tab == MATRIX:
+            return self.query_one(MatrixView).document(name)
         if self.tab == CONFIG:
             return taking.configuration_document(self.adapter)
         analysis = self._analysis()

@@ -16,9 +16,12 @@ from lora_lab.tui.background import work_beside
 from lora_lab.tui.detail.analysis_view import AnalysisView, takes_one_adapter
 from lora_lab.tui.detail.config_view import TextView, config_lines
 from lora_lab.tui.detail.feed import MANY_MODULES, JobDesk, SpectrumFeed
-from lora_lab.tui.detail.keys import CONFIG, MODULES, SPECTRUM, DetailKeys, ModuleFilter
+from lora_lab.tui.detail.keys import CONFIG, MATRIX, MODULES, SPECTRUM, DetailKeys, ModuleFilter
+from lora_lab.tui.detail.layers import Metric, metrics_of
+from lora_lab.tui.detail.matrix_view import FIRST_METRIC, MatrixView
 from lora_lab.tui.detail.module_tree import ModuleTree
 from lora_lab.tui.detail.outline import TITLES, Grouping, Order, Outline
+from lora_lab.tui.detail.presenting import presentation_of
 from lora_lab.tui.detail.reading import AdapterRead, read_adapter
 from lora_lab.tui.detail.spectrum_view import SpectrumView
 from lora_lab.tui.detail.tables import ReportTable
@@ -29,10 +32,12 @@ from lora_lab.tui.widgets.table import LabTable
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Sequence
 
     from textual.app import ComposeResult
 
     from lora_lab.domain.adapter import Adapter
+    from lora_lab.domain.report import Table
     from lora_lab.tui.messages import JobUpdated
 
 _ARRANGE_DELAY_SECONDS: Final = 0.2
@@ -98,6 +103,8 @@ class DetailScreen(DetailKeys):
                     yield SpectrumView(id="spectrum-view")
                 with TabPane("Modules", id=MODULES):
                     yield ReportTable(id="module-table")
+                with TabPane("Matrix", id=MATRIX):
+                    yield MatrixView(self._matrix, id="matrix")
                 with TabPane("Config", id=CONFIG):
                     yield TextView(id="config")
 
@@ -109,6 +116,7 @@ class DetailScreen(DetailKeys):
             state.get("detail.log", True), state.get("detail.energy", False), state.get("detail.normalised", False)
         )
         self.is_overlaid = state.get("detail.overlay", False) and bool(self.overlays)
+        self.query_one(MatrixView).wanted = state.get("detail.metric", FIRST_METRIC)
         self.query_one(ModuleTree).focus()
         self.call_after_refresh(self.action_rescan)
         self.call_after_refresh(self.query_one(SpectrumView).mount_plot)
@@ -177,8 +185,10 @@ class DetailScreen(DetailKeys):
             if isinstance(view.parent, TabPane) and view.parent.id:
                 await tabs.remove_pane(view.parent.id)
         for number, analysis in enumerate(chosen):
-            view = AnalysisView(analysis, self.locator, base=self.lab.base, base_model=message.adapter.base_model)
-            title: Any = Content(safe_text(analysis.title, limit=24))
+            base_model = message.adapter.base_model
+            base = self.lab.bases.base_for(base_model)
+            view = AnalysisView(analysis, self.locator, base=base, base_model=base_model)
+            title: Any = Content(safe_text(presentation_of(analysis.id).title or analysis.title, limit=24))
             await tabs.add_pane(TabPane(title, view, id=f"tab-analysis-{self._generation}-{number}"))
 
     def jobs_ready(self) -> None:
@@ -215,6 +225,8 @@ class DetailScreen(DetailKeys):
         else:
             for view in self.query(AnalysisView):
                 if view.take(event, desk):
+                    if view.report is not None:
+                        self.query_one(MatrixView).draw_soon()
                     break
 
     def _feed_changed(self, *, is_over: bool) -> None:
@@ -223,6 +235,7 @@ class DetailScreen(DetailKeys):
         table.rows.update(self.feed.rows)
         table.refresh()
         self.show_spectrum()
+        self.query_one(MatrixView).draw_soon()
         if is_over:
             self._show_table()
             self._show_config()
@@ -263,18 +276,26 @@ class DetailScreen(DetailKeys):
             [_spectrum(feed, module) for feed in feeds], self.feed.rows.get(module), self.view
         )
 
-    def _show_table(self) -> None:
+    def _spectrum_table(self) -> Table:
         from lora_lab.analyses.columns import IDENTITY, MEASURES
         from lora_lab.domain.report import Table
 
         report = self.feed.report
-        whole = (
-            report.table("modules")
-            if report is not None
-            else Table("modules", "Modules", (*IDENTITY, *MEASURES), tuple(self.feed.rows.values()))
-        )
-        pending = () if report is not None else self.outline.modules
-        self.query_one("#module-table", ReportTable).show_table(whole, pending=pending)
+        if report is not None:
+            return report.table("modules")
+        return Table("modules", "Modules", (*IDENTITY, *MEASURES), tuple(self.feed.rows.values()))
+
+    def _show_table(self) -> None:
+        pending = () if self.feed.report is not None else self.outline.modules
+        self.query_one("#module-table", ReportTable).show_table(self._spectrum_table(), pending=pending)
+
+    def _matrix(self) -> tuple[Sequence[str], Sequence[Metric]]:
+        """The modules, and every number of them that is there."""
+        metrics = metrics_of("spectrum", "Spectrum", self._spectrum_table()) if self.feed.rows else []
+        for view in self.query(AnalysisView):
+            for table in view.report.tables if view.report is not None else ():
+                metrics += metrics_of(view.analysis.id, view.analysis.title, table)
+        return self.outline.modules, metrics
 
     def _show_config(self) -> None:
         if self.adapter is None:
@@ -300,8 +321,18 @@ class DetailScreen(DetailKeys):
         self.query_one("#right-pane", Pane).entitle(shown)
         self.show_spectrum()
         self.query_one("#module-table", ReportTable).move_to(message.module)
+        self.query_one(MatrixView).select(message.module)
         for view in self.query(AnalysisView):
             view.select(message.module)
+
+    @on(MatrixView.Chosen)
+    def _cell_chosen(self, message: MatrixView.Chosen) -> None:
+        self.tree_view.select(message.module)
+        self.tree_view.focus()
+
+    @on(MatrixView.MetricChosen)
+    def _metric_chosen(self, message: MatrixView.MetricChosen) -> None:
+        self.lab.state.set("detail.metric", message.metric)
 
     @on(ModuleTree.Chosen)
     def _module_chosen(self) -> None:
@@ -313,6 +344,11 @@ class DetailScreen(DetailKeys):
             self.tree_view.select(message.key)
             self._to_plot()
 
+    @on(AnalysisView.ModuleOpened)
+    def _analysed_opened(self, message: AnalysisView.ModuleOpened) -> None:
+        if message.module in self.outline.positions:
+            self.tree_view.select(message.module)
+
     def _to_plot(self) -> None:
         self.query_one(TabbedContent).active = SPECTRUM
         plot = self.query_one(SpectrumView).plot
@@ -323,7 +359,16 @@ class DetailScreen(DetailKeys):
     def _tab_activated(self) -> None:
         """An analysis runs when it is first looked at."""
         self._begin_analysis()
+        if self.tab == MATRIX:
+            self.query_one(MatrixView).draw()
         self.refresh_bindings()
+
+    def use_base(self, base: str | None) -> None:
+        """Run what depends on the base again, against another one."""
+        for view in self.query(AnalysisView):
+            view.use_base(base, self._desk)
+        self._begin_analysis()
+        self.lab.refresh_job_status()
 
     def _begin_analysis(self) -> None:
         pane = self.query_one(TabbedContent).active_pane

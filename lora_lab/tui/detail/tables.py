@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from textual import on
@@ -22,7 +23,13 @@ if TYPE_CHECKING:
     from lora_lab.domain.report import Column, Table
 
 _DRAWN: Final = (ColumnKind.CURVE, ColumnKind.HEATMAP)
-_NUMERIC: Final = (ColumnKind.INTEGER, ColumnKind.NUMBER, ColumnKind.BYTES, ColumnKind.MAPPING)
+_NUMERIC: Final = (
+    ColumnKind.INTEGER,
+    ColumnKind.NUMBER,
+    ColumnKind.BYTES,
+    ColumnKind.MAPPING,
+    ColumnKind.RECORDS,
+)
 _WIDEST: Final = 44
 _WIDEST_KEY: Final = 28
 _LEAST: Final = 7
@@ -44,9 +51,17 @@ class Field(NamedTuple):
         value = row.get(self.column.id)
         return (value or {}).get(self.entry) if self.entry is not None else value
 
+    @property
+    def is_numeric(self) -> bool:
+        """Whether its values are numbers, or counted."""
+        return self.column.kind in _NUMERIC
 
-def fields_of(table: Table) -> list[Field]:
-    """Columns to show: all but curves and matrices, a mapping once for each of its keys."""
+
+def fields_of(table: Table, first: Sequence[str] = ()) -> list[Field]:
+    """Columns to show: all but curves and matrices, a mapping once for each of its keys.
+
+    The key comes first, then those of `first` in that order, then the rest as declared, wide ones last.
+    """
     fields: list[Field] = []
     for column in table.columns:
         if column.kind in _DRAWN:
@@ -56,8 +71,12 @@ def fields_of(table: Table) -> list[Field]:
             continue
         keys = dict.fromkeys(key for row in table.rows for key in (row.get(column.id) or {}))
         fields.extend(Field(f"{column.id}.{key}", f"{column.title} {key}", column, key) for key in keys)
-    fields.sort(key=lambda field: field.column.id != table.key)  # the key first, the rest as declared
-    return fields
+    places = {name: place for place, name in enumerate(first)}
+
+    def place(field: Field) -> tuple[bool, int, bool]:
+        return (field.column.id != table.key, places.get(field.id, len(places)), field.column.is_wide)
+
+    return sorted(fields, key=place)
 
 
 def cell_text(value: Any, kind: ColumnKind) -> str:
@@ -70,6 +89,10 @@ def cell_text(value: Any, kind: ColumnKind) -> str:
     """
     if value is None:
         return text.NOT_THERE
+    if kind is ColumnKind.RECORDS and isinstance(value, list | tuple):
+        return str(len(value))
+    if kind is ColumnKind.VALUE and isinstance(value, list | tuple | dict):
+        return safe_text(json.dumps(value, ensure_ascii=False, default=str))
     if isinstance(value, list | tuple):
         return safe_text(("×" if kind is ColumnKind.SHAPE else ", ").join(map(str, value)))
     if kind is ColumnKind.BYTES and isinstance(value, int):
@@ -109,9 +132,23 @@ class ReportTable(LabTable, inherit_bindings=False):
         self._labels: dict[str, str] = {}  # what stands in the first column
         self._pending: frozenset[str] = frozenset()
 
-    def show_table(self, table: Table, *, pending: Sequence[str] = ()) -> None:
-        """Show the rows of `table`; those of `pending` have a key and are not computed yet."""
-        fields = fields_of(table)
+    def show_table(
+        self,
+        table: Table,
+        *,
+        pending: Sequence[str] = (),
+        first: Sequence[str] = (),
+        order: tuple[str, bool] | None = None,
+    ) -> None:
+        """Show the rows of `table`.
+
+        Parameters
+        ----------
+        pending : keys of rows that are not computed yet
+        first : ids of columns that stand beside the key
+        order : column to sort by and whether descending; None keeps the order there was
+        """
+        fields = fields_of(table, first)
         self.fields = {field.id: field for field in fields}
         keys = [str(row.get(table.key, place)) for place, row in enumerate(table.rows)]
         if len(set(keys)) < len(keys):
@@ -125,6 +162,8 @@ class ReportTable(LabTable, inherit_bindings=False):
             _key_column(field, self._labels.values()) if place == 0 else _table_column(field, table)
             for place, field in enumerate(fields)
         )
+        if order is not None:
+            self.sorted_by = order
         if self.sorted_by[0] not in self.fields:
             self.sorted_by = ("", False)
         self.lay_out()
@@ -136,7 +175,8 @@ class ReportTable(LabTable, inherit_bindings=False):
             field = self.fields[by]
             pairs = [(field.value(self.rows[key]) if key in self.rows else None, key) for key in self._natural]
             known = [pair for pair in pairs if pair[0] is not None]
-            known.sort(key=lambda pair: _sort_key(pair[0]), reverse=is_descending)
+            kind = self.fields[by].column.kind
+            known.sort(key=lambda pair: _sort_key(pair[0], kind), reverse=is_descending)
             self.set_rows([key for _, key in known] + [key for value, key in pairs if value is None])
         else:
             self.set_rows(self._natural)
@@ -158,7 +198,7 @@ class ReportTable(LabTable, inherit_bindings=False):
     def sort_by(self, column: str) -> None:
         """Sort, numbers from the largest; again: the other way round; once more: as the report has it."""
         by, is_descending = self.sorted_by
-        starts = self.fields[column].column.kind in _NUMERIC
+        starts = self.fields[column].is_numeric
         if by != column:
             self.sorted_by = (column, starts)
         elif is_descending == starts:
@@ -192,7 +232,11 @@ class ReportTable(LabTable, inherit_bindings=False):
         return ExportDocument(name, columns, [[row.get(column) for column in columns] for row in rows])
 
 
-def _sort_key(value: Any) -> Any:
+def _sort_key(value: Any, kind: ColumnKind) -> Any:
+    if kind is ColumnKind.RECORDS and isinstance(value, list | tuple):
+        return len(value)
+    if kind is ColumnKind.VALUE:  # of any type: as it is written
+        return natural_key(cell_text(value, kind))
     if isinstance(value, str):
         return natural_key(value)
     if isinstance(value, list | tuple):
@@ -212,4 +256,4 @@ def _table_column(field: Field, table: Table) -> TableColumn:
     seen = [cell_text(field.value(row), kind) for row in table.rows[:_SEEN]]
     longest = max(map(len, seen), default=_LEAST)
     room = 1  # for the arrow of the sorted column
-    return TableColumn(field.id, title, max(len(title) + room, min(_WIDEST, longest)), is_right=kind in _NUMERIC)
+    return TableColumn(field.id, title, max(len(title) + room, min(_WIDEST, longest)), is_right=field.is_numeric)

@@ -126,6 +126,13 @@ class Library:
         """``a``, ``b`` or nothing."""
         return next((mark for mark, marked in self.marks.items() if marked == path), "")
 
+    def pair(self, cursor: str | None) -> tuple[str, str] | None:
+        """A and B, or the one that is marked and the row of the cursor; None when that is not two adapters."""
+        marked = [self.marks[mark] for mark in sorted(self.marks)]
+        if len(marked) == 1 and cursor is not None and cursor != marked[0] and self.rows[cursor].is_measurable:
+            marked.append(cursor)
+        return (marked[0], marked[1]) if len(marked) == 2 else None
+
     def restore_marks(self, marks: Mapping[str, str]) -> None:
         """Put marks back on rows that are still there."""
         self.marks = {mark: path for mark, path in marks.items() if path in self.rows and self.rows[path].is_measurable}

@@ -25,6 +25,8 @@ class LibraryScreen(LibraryView):
         """Say what needs a row, a mark or a filter."""
         if action in ("mark", "copy", "copy_all", "export", "sort") and not self.library.shown:
             return "there is no row"
+        if action == "compare" and self.library.pair(self.table.cursor_key) is None:
+            return "mark two adapters with space first"
         if action in ("find_next", "find_previous") and not self.library.filter:
             return "there is no filter; / sets one"
         return super().unavailable(action, parameters)
@@ -37,8 +39,17 @@ class LibraryScreen(LibraryView):
         reason = self.library.mark(key)
         if reason:
             self.lab.say(f"Not marked: {reason}.", severity="warning")
+        elif len(self.library.marks) == 2 and self.library.mark_of(key):
+            self.lab.say("A and B are marked: c compares them.")
         self._memory.remember(marks=dict(self.library.marks))
         self.table.refresh()
+        self.refresh_bindings()
+
+    def action_compare(self) -> None:
+        """Compare the two that are marked, or the marked one and the row of the cursor."""
+        pair = self.library.pair(self.table.cursor_key)
+        if pair is not None:
+            self.compare_rows(*pair)
 
     def action_sort(self) -> None:
         """Sort by the column of the cursor, or turn the order round."""

@@ -46,6 +46,14 @@ class LibraryView(LabScreen):
     HELP_TITLE = "Library screen"
     BINDINGS: ClassVar[list[BindingType]] = [
         bindings.key("i", "side", "Info", "Show or hide the facts about the row", id="library.side", show=True),
+        bindings.key(
+            "c",
+            "compare",
+            "Compare",
+            "Compare A and B; with one mark: the marked one and the row of the cursor",
+            id="library.compare",
+            show=True,
+        ),
         bindings.key("q", "back", "Quit", "Quit", id="back", show=True),
     ]
     DEFAULT_CSS = """
@@ -156,14 +164,16 @@ class LibraryView(LabScreen):
             self._explain_emptiness()
 
     def _open_given(self, opened: tuple[str, ...]) -> None:
-        """Go straight to an adapter that was named on the command line."""
+        """Go straight to the adapter, or the two, that were named on the command line."""
         paths = [row.entry.path for row in self.library.rows.values() if row.is_measurable]
         if paths and len(opened) == len(self.sources) == len(paths):
             first, *others = paths
-            for path in paths:
-                if len(paths) > 1 and not self.library.mark_of(path):
-                    self.library.mark(path)
-            self.open_row(first, tuple(others))
+            if others:
+                self.library.marks = {"a": first, "b": others[0]}
+                self.table.refresh()
+                self.compare_rows(first, others[0])
+            else:
+                self.open_row(first, ())
 
     def _explain_emptiness(self) -> None:
         """Say why there is nothing to see, and what to do."""
@@ -214,6 +224,8 @@ class LibraryView(LabScreen):
             self._memory.remember(cursor=message.key)
         self._show_facts()
         self._want_measures()
+        if len(self.library.marks) == 1:  # the row of the cursor would be the other one to compare
+            self.refresh_bindings()
 
     @on(LabTable.ViewportChanged, "#library")
     def _viewport_changed(self) -> None:
@@ -296,6 +308,13 @@ class LibraryView(LabScreen):
         """Show an adapter, with these laid over it."""
         self.last_opened = (path, overlays, self.library.rows[path].name)
         self.open_last()
+
+    def compare_rows(self, first: str, second: str) -> None:
+        """Show two adapters beside each other."""
+        names = (self.library.rows[first].name, self.library.rows[second].name)
+        if self.last_opened is None:  # so that 2 goes to A, with B to be laid over it
+            self.last_opened = (first, (second,), names[0])
+        self.lab.open_compare((first, second), names=names if names[0] != names[1] else None)
 
     def open_last(self) -> None:
         """Show the adapter opened last once more."""

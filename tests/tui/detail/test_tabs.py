@@ -233,7 +233,7 @@ async def test_a_report_without_rows_or_with_a_matrix(adapter: Adapter, report: 
         await opened.pilot.pause()
         await opened.pilot.pause()
         assert opened.screen.query(AnalysisView)[1].unavailable("next_table", ()) == "this report has no other table"
-        heatmap = opened.screen.query_one(Heatmap)
+        heatmap = opened.screen.query(AnalysisView)[1].query_one(Heatmap)
         heatmap.focus()
         await opened.press("right")
         assert f"i=1 j=2  {1 / 3!r}" in opened.text()
@@ -311,7 +311,7 @@ async def test_export_is_what_is_on_screen(adapter: Adapter, report: Report) -> 
         assert document is not None
         assert [row[0] for row in document.rows] == list(table.keys)
         assert len(json.loads(as_json(document))) == 48
-        await opened.press("greater_than_sign")
+        await opened.press("greater_than_sign", "greater_than_sign")
         document = opened.screen.export_document()
         assert document is not None
         assert ["lora_alpha", 32] in document.rows
@@ -334,8 +334,9 @@ async def test_golden(size: tuple[int, int], adapter: Adapter, report: Report) -
     async with open_detail(adapter, size=size, others=[other], analyses=[EdgeAnalysis()]) as opened:
         await opened.finish(report)
         seen["spectrum"] = opened.text()
-        for name in ("modules", "config"):
+        for name in ("modules", "matrix", "config"):
             await opened.press("greater_than_sign")
+            await opened.pilot.pause()
             seen[name] = opened.text()
         await opened.press("greater_than_sign")
         opened.jobs.finish(opened.jobs.waiting()[0], edge_report(adapter.modules))
