@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from lora_lab.analyses.amplify import Amplify
 from lora_lab.analyses.budget import Budget
 from lora_lab.analyses.check import Check
 from lora_lab.analyses.diff import Diff
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 BUILT_IN: Final[tuple[Analysis, ...]] = (
     Spectrum(),
     Overlap(),
+    Amplify(),
     Intruders(),
     Health(),
     Interference(),
