@@ -1,0 +1,336 @@
+"""All left singular vectors of a base weight, and how those of W + ΔW lie to them.
+
+A weight W (out, in) is decomposed once, exactly, on its smaller side: with S = W where out ≤ in and S = Wᵀ otherwise,
+
+    S Sᵀ = Q diag(σ²) Qᵀ,        Q (k, k) orthogonal, k = min(out, in),
+
+summed and decomposed in float64. Squaring costs half the digits of the smallest σ, and float64 has them to give: σ is
+resolved down to √(k·ε)·σ₁, about 7e-7·σ₁ at k = 2048 (a float32 SVD resolves about ε₃₂·√k·σ₁, 5e-6). Below that a
+direction is rounding, not W: W's left singular vectors are those of the numerical rank, as they are those of the thin
+SVD where out > in.
+
+What an adapter then changes is seen in the coordinates of Q, where W is diagonal and nothing of size out × in is left.
+With ΔW = s·B·A and, for out ≤ in, P = s·QᵀB, Z = QᵀWAᵀ, C = AAᵀ,
+
+    Qᵀ(W + ΔW)(W + ΔW)ᵀQ = diag(σ²) + Z Pᵀ + P Zᵀ + P C Pᵀ,
+
+so that the j-th component of an eigenvector y is the cosine of u_j(W) with that left singular vector of W + ΔW. For
+out > in the same holds of (W + ΔW)ᵀ(W + ΔW) with P = QᵀAᵀ, Z = s·QᵀWᵀB, C = s²·BᵀB, and u = (W + ΔW) Q y / σ′ gives
+
+    u_jᵀu = (σ_j y_j + (Z_j/σ_j)·(Pᵀy)) / σ′.
+
+The eigenvectors of such a sum are found by :mod:`lora_lab.linalg.diagonal_plus`.
+
+Source: arXiv 2410.21228, section 3; Golub and Van Loan, Matrix Computations, 4th ed., section 8.6.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import torch
+
+from lora_lab.errors import CompatibilityError, NumericalError, quoted
+from lora_lab.linalg.diagonal_plus import DiagonalPlus, leading_eigenpairs
+from lora_lab.linalg.threads import one_thread
+from lora_lab.linalg.updates import Term, Update
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lora_lab.linalg.spectra import Pair
+
+VERSION: Final = 1  # of what is kept; a change of method makes another
+_EPSILON: Final = 2.0**-52
+_PANELS: Final = 4
+_BLOCK_ELEMENTS: Final = 1 << 20
+
+
+class WeightBasis(NamedTuple):
+    """The decomposition of one weight W (out, in), k = min(out, in).
+
+    shape : (out, in)
+    vectors : (k, k) float32, rows: left singular vectors where out ≤ in, right ones otherwise
+    singular_values : (k,) float64, descending
+    """
+
+    shape: tuple[int, int]
+    vectors: torch.Tensor
+    singular_values: torch.Tensor
+
+    @property
+    def rank(self) -> int:
+        """How many σ exceed √(k·ε)·σ₁, below which nothing can be told from zero."""
+        floor = math.sqrt(self.singular_values.numel() * _EPSILON) * self._largest
+        return int((self.singular_values > floor).sum())
+
+    @property
+    def _largest(self) -> float:
+        return float(self.singular_values[0]) if self.singular_values.numel() else 0.0
+
+    def to_tensors(self) -> dict[str, torch.Tensor]:
+        """What a store keeps."""
+        return {"vectors": self.vectors, "singular_values": self.singular_values}
+
+
+class Merged(NamedTuple):
+    """The first left singular vectors of W + ΔW against all of W's.
+
+    singular_values : (t,) float64, descending: of W + ΔW
+    max_cosines : (t,) float64: max_j |u_j(W)ᵀ u_i(W + ΔW)|
+    nearest : (t,) int64: the j of each, from 0
+    is_unchanged : whether ΔW is zero
+    """
+
+    singular_values: torch.Tensor
+    max_cosines: torch.Tensor
+    nearest: torch.Tensor
+    is_unchanged: bool
+
+
+def decompose_weight(weight: torch.Tensor, *, name: str = "W") -> WeightBasis:
+    """Compute the left singular vectors of `weight`, by an eigendecomposition of its smaller Gram matrix.
+
+    Parameters
+    ----------
+    weight : (out, in), float of any width, any strides
+
+    Raises
+    ------
+    NumericalError
+        it holds NaN or infinity.
+    CompatibilityError
+        it is no matrix of floats.
+
+    Notes
+    -----
+    On one thread, so that the bits do not depend on their number. O(out·in·k + k³) time; memory beyond `weight`: about
+    four float64 squares of side k. Vectors of σ closer than 1e-16·σ₁²/σ to each other are determined only together.
+
+    Examples
+    --------
+    >>> basis = decompose_weight(torch.diag(torch.tensor([1.0, 3.0, 0.0])))
+    >>> basis.singular_values.tolist(), basis.rank
+    ([3.0, 1.0, 0.0], 2)
+    """
+    shape = _shape_of(weight, name)
+    side = weight if shape[0] <= shape[1] else weight.T
+    with one_thread():
+        gram = _gram(side)
+        if not math.isfinite(float(gram.trace())):
+            raise NumericalError(
+                f"The weight {quoted(name)} of the base holds NaN or infinity, expected finite numbers.",
+                hint="The file is damaged, or the model diverged.",
+            )
+        values, vectors = torch.linalg.eigh(gram)
+        del gram
+        singular_values = values.flip(0).clamp_(min=0.0).sqrt_().cpu()
+        rows = vectors.T.to(torch.float32).flip(0)  # LAPACK's columns are rows in memory
+        return WeightBasis(shape, rows.cpu(), singular_values)
+
+
+def basis_from(shape: tuple[int, int], tensors: Mapping[str, torch.Tensor] | None) -> WeightBasis | None:
+    """What :meth:`WeightBasis.to_tensors` gave, when it fits a weight of `shape`; None otherwise."""
+    if tensors is None:
+        return None
+    vectors, values = tensors.get("vectors"), tensors.get("singular_values")
+    side = min(shape)
+    if vectors is None or values is None or vectors.shape != (side, side) or values.shape != (side,):
+        return None
+    if vectors.dtype != torch.float32 or values.dtype != torch.float64:
+        return None
+    return WeightBasis(shape, vectors, values)
+
+
+def compare_merged(weight: torch.Tensor, basis: WeightBasis, pair: Pair, top: int) -> Merged:
+    """Compare the `top` first left singular vectors of W + ΔW with every one of W's.
+
+    Parameters
+    ----------
+    weight : (out, in), float of any width, any strides; the one that `basis` is of
+    pair : ΔW's factors
+    top : how many; fewer where the numerical rank of W + ΔW, or min(out, in), is lower
+
+    Returns
+    -------
+    as :class:`Merged`; the cosines of a W that is zero, which has no directions, are 0
+
+    Raises
+    ------
+    CompatibilityError
+        ΔW has another shape.
+
+    Notes
+    -----
+    The basis being rounded to float32 moves a cosine by about 1e-7·‖ΔW‖/σ′ for out ≤ in, and by up to
+    1e-7·(σ₁/σ_j)·‖ΔW‖/(σ′√k) with the j-th vector for out > in. O(out·in·r + k²·r) time and a float64 block of memory.
+
+    Examples
+    --------
+    >>> from lora_lab.linalg.spectra import Pair
+    >>> weight = torch.diag(torch.tensor([3.0, 1.0]))
+    >>> pair = Pair("q", torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0], [1.0]]), 10.0)
+    >>> [round(c, 3) for c in compare_merged(weight, decompose_weight(weight), pair, 1).max_cosines.tolist()]
+    [0.74]
+    """
+    if (pair.lora_B.shape[0], pair.lora_A.shape[1]) != basis.shape:
+        raise CompatibilityError(
+            f"ΔW of {quoted(pair.name)} is {(pair.lora_B.shape[0], pair.lora_A.shape[1])}, "
+            f"expected the weight's {basis.shape}."
+        )
+    is_left = basis.shape[0] <= basis.shape[1]
+    wide = {"dtype": torch.float64, "device": weight.device}
+    near = pair.scaling * pair.lora_B.to(**wide)  # (out, r): ΔW = near·farᵀ
+    far = pair.lora_A.to(**wide).T  # (in, r)
+    side = weight
+    if not is_left:
+        near, far, side = far, near, weight.T
+    with one_thread():
+        image = _product(side, far)  # (k, r) = S·far
+        turned = _product(basis.vectors, torch.cat([near, image], dim=1))
+        near, image = turned.cpu().chunk(2, dim=1)
+        changes = DiagonalPlus(basis.singular_values.square(), near, image, (far.T @ far).cpu())
+        return _compared(basis, changes, top)
+
+
+def compare_changed(weight: torch.Tensor, basis: WeightBasis, changed: torch.Tensor, top: int) -> Merged:
+    """Compare the `top` first left singular vectors of any other matrix with every one of W's.
+
+    For a change that is no low-rank matrix, such as DoRA's, which scales every row anew: `changed` is decomposed whole,
+    at the price of W itself.
+
+    Parameters
+    ----------
+    weight : (out, in), float of any width, any strides; the one that `basis` is of
+    changed : (out, in) float of any width: what takes W's place
+    top : as :func:`compare_merged`
+
+    Raises
+    ------
+    NumericalError
+        `changed` holds NaN or infinity.
+
+    Examples
+    --------
+    >>> weight = torch.diag(torch.tensor([3.0, 1.0]))
+    >>> compare_changed(weight, decompose_weight(weight), torch.ones(2, 2), 1).max_cosines.round(decimals=3).tolist()
+    [0.707]
+    """
+    other = decompose_weight(changed, name="W + ΔW")
+    kept, rank = min(top, other.rank), basis.rank
+    singular_values = other.singular_values[:kept]
+    with one_thread():
+        is_unchanged = bool(torch.equal(changed.to(torch.float64), weight.to(torch.float64)))
+        vectors = other.vectors[:kept].to(torch.float64)
+        own = basis.vectors[:rank]
+        if basis.shape[0] <= basis.shape[1]:
+            cosines = _product(own, vectors.T)
+        else:
+            left = _product(changed, vectors.T.to(changed.device)) / singular_values.to(changed.device)  # (out, t)
+            cosines = _product(own, _product(weight.T, left).cpu()) / basis.singular_values[:rank, None]
+    return _nearest(singular_values, cosines, is_unchanged=is_unchanged)
+
+
+def dora_weight(weight: torch.Tensor, pair: Pair, magnitude: torch.Tensor) -> torch.Tensor:
+    """Compute W′ = m ⊙ (W + ΔW)/‖W + ΔW‖ with the norm of each row, (out, in) float64.
+
+    Parameters
+    ----------
+    weight : (out, in), float of any width, on the processor
+    magnitude : (out,), m
+
+    Raises
+    ------
+    CompatibilityError
+        there is not one magnitude for each row.
+    NumericalError
+        a magnitude is NaN or infinite.
+
+    Notes
+    -----
+    Source: arXiv 2402.09353, equation 5.
+
+    Examples
+    --------
+    >>> pair = Pair("q", torch.tensor([[0.0, 4.0]]), torch.ones(1, 1), 1.0)
+    >>> dora_weight(torch.tensor([[3.0, 0.0]]), pair, torch.tensor([10.0])).tolist()
+    [[6.0, 8.0]]
+    """
+    shape = (weight.shape[0], weight.shape[1])
+    if magnitude.shape != shape[:1]:
+        raise CompatibilityError(
+            f"{quoted(pair.name)} has {tuple(magnitude.shape)} magnitudes, expected one for each of {shape[0]} rows."
+        )
+    if not torch.isfinite(magnitude).all():
+        raise NumericalError(
+            f"The magnitudes of {quoted(pair.name)} hold NaN or infinity, expected finite numbers.",
+            hint="The training diverged, or the file is damaged.",
+        )
+    update = Update(pair.name, shape, [Term(pair.lora_A, pair.lora_B, pair.scaling, magnitude=magnitude)])
+    with one_thread():
+        parts = []
+        for _, first, end in update.blocks():
+            rows = weight[first:end].to(torch.float64)
+            parts.append(rows + update.delta(rows, first))
+        return torch.cat(parts)
+
+
+def _compared(basis: WeightBasis, changes: DiagonalPlus, top: int) -> Merged:
+    side = changes.diagonal.numel()
+    values, vectors = leading_eigenpairs(changes, min(top, side))
+    kept = int((values > side * _EPSILON * float(values[0])).sum()) if values.numel() else 0
+    singular_values = values[:kept].sqrt()
+    vectors = vectors[:, :kept]
+    rank = basis.rank
+    cosines = vectors[:rank]
+    if basis.shape[0] > basis.shape[1]:
+        lengths = basis.singular_values[:rank, None]
+        cosines = lengths * cosines + (changes.image[:rank] / lengths) @ (changes.near.T @ vectors)
+        cosines /= singular_values
+    is_unchanged = not (changes.near.any() and changes.gram.any())
+    return _nearest(singular_values, cosines, is_unchanged=is_unchanged)
+
+
+def _nearest(singular_values: torch.Tensor, cosines: torch.Tensor, *, is_unchanged: bool) -> Merged:
+    """From the cosines of W's vectors, as rows, with those of W + ΔW."""
+    if not cosines.numel():
+        nothing = torch.zeros_like(singular_values)
+        return Merged(singular_values, nothing, nothing.to(torch.int64), is_unchanged)
+    largest = cosines.abs().max(dim=0)
+    return Merged(singular_values, largest.values.clamp(max=1.0), largest.indices, is_unchanged)
+
+
+def _gram(side: torch.Tensor) -> torch.Tensor:
+    """side·sideᵀ, (k, k) float64, from blocks of columns; only panels on and above the diagonal are multiplied."""
+    rows, columns = side.shape
+    gram = torch.zeros((rows, rows), dtype=torch.float64, device=side.device)
+    height = max(1, -(-rows // _PANELS))
+    step = max(256, _BLOCK_ELEMENTS // max(rows, 1))
+    for first in range(0, columns, step):
+        block = side[:, first : first + step].to(torch.float64)
+        for above in range(0, rows, height):
+            gram[above : above + height, above:].addmm_(block[above : above + height], block[above:].T)
+    for above in range(height, rows, height):
+        gram[above : above + height, :above] = gram[:above, above : above + height].T
+    return gram
+
+
+def _product(matrix: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """matrix·columns, float64 on the device of `columns`, by blocks of rows."""
+    step = max(1, _BLOCK_ELEMENTS // max(matrix.shape[1], 1))
+    parts = [
+        matrix[first : first + step].to(device=columns.device, dtype=torch.float64) @ columns
+        for first in range(0, matrix.shape[0], step)
+    ]
+    return torch.cat(parts) if parts else columns.new_zeros((0, columns.shape[1]))
+
+
+def _shape_of(weight: torch.Tensor, name: str) -> tuple[int, int]:
+    if weight.ndim != 2 or not weight.dtype.is_floating_point:
+        raise CompatibilityError(
+            f"The weight {quoted(name)} of the base is {tuple(weight.shape)} of {weight.dtype}, expected a matrix of "
+            "floats.",
+            hint="A quantised base has to be dequantised first.",
+        )
+    return (weight.shape[0], weight.shape[1])
