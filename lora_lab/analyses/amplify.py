@@ -39,6 +39,7 @@ _COLUMNS: Final = (
     Column("tensor", "Tensor of the base", ColumnKind.TEXT, is_wide=True),
     Column("shape", "Shape", ColumnKind.SHAPE, formula="of W as the base stores it"),
     Column("rank", "r", ColumnKind.INTEGER, formula="directions compared"),
+    Column("amplification", "Amplification", formula="‖ΔW‖_F / ‖UᵀWV‖_F, U and V of ΔW", reference=_REFERENCE),
     Column("delta_norm", "‖ΔW‖_F", formula="√Σσ²; of DoRA ‖W′−W‖_F"),
     Column("base_norm", "‖W‖_F"),
     Column(
@@ -48,7 +49,6 @@ _COLUMNS: Final = (
         formula="‖UᵀWV‖_F with U, V the first r singular directions of ΔW, of W, or random",
         reference=_REFERENCE,
     ),
-    Column("amplification", "Amplification", formula="‖ΔW‖_F / ‖UᵀWV‖_F, U and V of ΔW", reference=_REFERENCE),
     Column("amplification_base", "of W's own", formula="‖ΔW‖_F / ‖UᵀWV‖_F, U and V of W", is_wide=True),
     Column("amplification_random", "of random", formula="‖ΔW‖_F / ‖UᵀWV‖_F, U and V random", is_wide=True),
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lora_lab.analyses.pairs import listed, module_finding
 from lora_lab.analyses.placing import Placing, is_turned, store_key
-from lora_lab.analyses.scope import adapter_of, base_of, outside_findings, selected
+from lora_lab.analyses.scope import adapter_for_base, base_of, is_moved, outside_findings, selected
 from lora_lab.analyses.watching import watched
 from lora_lab.domain.parameters import Parameter, ParameterKind
 from lora_lab.domain.progress import stop_if_cancelled
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from lora_lab.domain.adapter import Adapter, Delta
-    from lora_lab.domain.tensors import TensorRef
     from lora_lab.extension.contracts import AnalysisContext, ArrayStore
     from lora_lab.linalg.decompositions import Merged, WeightBasis
 
@@ -113,10 +112,10 @@ class Intruders:
         A module that cannot be computed (no weight of its shape, NaN in it, packed numbers) is a finding; the others
         are computed.
         """
-        adapter = adapter_of(context)
+        adapter = adapter_for_base(context)
         base = base_of(context)
         placing = Placing(adapter, base, selected(adapter, context.modules))
-        work = _Work(context, placing)
+        work = _Work(context, placing, is_moved=is_moved(adapter))
         rows = list(watched(work.rows(), len(placing.deltas), context.observer))
         return Report(
             command=self.id,
@@ -136,22 +135,30 @@ def _outside(adapter: Adapter) -> Iterator[Finding]:
         if finding.code == "dora":
             finding = Finding("dora", "DoRA: what is compared is W′ = m ⊙ (W+ΔW)/‖W+ΔW‖, magnitudes included.")
         yield finding
+    if is_moved(adapter):
+        yield Finding(
+            "pissa",
+            "PiSSA: ΔW is counted from the original base, scaling·B·A − U_r S_r V_rᵀ with the base's first r singular "
+            "triplets; with any other base it means nothing.",
+        )
 
 
 class _Result(NamedTuple):
-    """What a worker made of one module; ``fresh`` is a decomposition that was not in the store."""
+    """What a worker made of one module; ``fresh`` is a decomposition that was not in the store, for ``key``."""
 
     merged: Merged
     rank: int
     sides: tuple[int, int]
+    key: str
     fresh: WeightBasis | None
 
 
 class _Work:
     """Reads weights and factors, has them compared, and remembers what has to be said."""
 
-    def __init__(self, context: AnalysisContext, placing: Placing) -> None:
+    def __init__(self, context: AnalysisContext, placing: Placing, *, is_moved: bool) -> None:
         self._context = context
+        self._is_moved = is_moved
         self._placing = placing
         self._threshold = float(context.parameters["threshold"])
         self._top = int(context.parameters["top"])
@@ -177,11 +184,13 @@ class _Work:
     def _task(self, delta: Delta) -> tuple[int, Callable[[], _Result | NumericalError]]:
         """Read what `delta` needs, here and now, and give the work that is left and the bytes that it holds."""
         from lora_lab.linalg.decompositions import (
+            VERSION,
             basis_from,
             compare_changed,
             compare_merged,
             decompose_weight,
             dora_weight,
+            pissa_pair,
         )
         from lora_lab.linalg.spectra import Pair
 
@@ -193,10 +202,12 @@ class _Work:
             return 0, lambda: fault
         part = self._placing.part(delta)
         weight = context.reader.tensor(part).flatten(1)
-        if is_turned(factors, weight.shape):
+        turned = is_turned(factors, weight.shape)
+        if turned:
             weight = weight.T
         shape = (int(weight.shape[0]), int(weight.shape[1]))
-        known = basis_from(shape, context.store.get(_key(part, shape))) if context.store else None
+        key = store_key(part, "intruders", VERSION, turned)
+        known = basis_from(shape, context.store.get(key)) if context.store else None
         pair = Pair(delta.module, factors.lora_A, factors.lora_B, factors.scaling)
         magnitude = None if delta.magnitude is None else context.reader.tensor(delta.magnitude).reshape(-1)
 
@@ -204,28 +215,29 @@ class _Work:
             there = weight.to(context.device)
             try:
                 basis = known or decompose_weight(there, name=part.name)
+                change = pissa_pair(there, basis, pair) if self._is_moved else pair
                 if magnitude is None:
-                    merged = compare_merged(there, basis, pair, self._top)
+                    merged = compare_merged(there, basis, change, self._top)
                 else:
-                    changed = dora_weight(weight, pair, magnitude).to(context.device)
+                    changed = dora_weight(weight, change, magnitude).to(context.device)
                     merged = compare_changed(there, basis, changed, self._top)
             except NumericalError as error:
                 return error
-            return _Result(merged, basis.rank, shape, None if known else basis)
+            return _Result(merged, basis.rank, shape, key, None if known else basis)
 
         return weight.nbytes + (known.vectors.nbytes if known else 0), task
 
     def _row(self, delta: Delta, result: _Result | NumericalError) -> dict[str, Any]:
         part = self._placing.part(delta)
         row: dict[str, Any] = {column.id: None for column in _COLUMNS}
-        row |= {"module": delta.module, "tensor": part.name, "shape": list(delta.shape), "rank": delta.rank}
+        row |= {"module": delta.module, "tensor": part.name, "shape": list(part.shape), "rank": delta.rank}
         row["threshold"] = self._threshold
         if isinstance(result, NumericalError):
             message = f"{result.message} The module {quoted(delta.module)} is left out."
             self._faults.append(Finding("not_finite", message, delta.module))
             return row
         if result.fresh is not None and self._context.store:
-            self._context.store.put(_key(part, result.sides), result.fresh.to_tensors())
+            self._context.store.put(result.key, result.fresh.to_tensors())
         self._note(delta, result)
         values, cosines = result.merged.singular_values.tolist(), result.merged.max_cosines.tolist()
         row["singular_values"] = values
@@ -295,13 +307,6 @@ def _groups(placing: Placing, device: str) -> Iterator[list[Delta]]:
         held += needed
     if group:
         yield group
-
-
-def _key(part: TensorRef, shape: tuple[int, int]) -> str:
-    """Of a decomposition in the store: the bytes it is of, which way round, and the method."""
-    from lora_lab.linalg.decompositions import VERSION
-
-    return store_key(part, "intruders", VERSION, shape)
 
 
 def _totals(rows: Sequence[dict[str, Any]], store: ArrayStore | None) -> dict[str, Any]:

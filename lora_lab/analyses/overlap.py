@@ -81,6 +81,7 @@ _GRIDS: Final = (
         index_title=_GRID,
         low=0.0,
         high=1.0,
+        is_wide=True,
     ),
 )
 _WHOLE: Final = (

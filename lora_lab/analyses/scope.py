@@ -22,6 +22,7 @@ _SENTENCES: Final = {
     "dora": "DoRA: the spectrum is of scaling·B·A; the magnitudes change the whole weight and need the base.",
     "lora_bias": "Biases of lora_B: they are added to the base's biases, not to ΔW, and are in no number here.",
 }
+_MOVED: Final = "pissa"
 _ROLES: Final = {
     SavedRole.MODULES_TO_SAVE: "replace weights of the base",
     SavedRole.BIAS: "replace biases of the base",
@@ -43,6 +44,30 @@ def adapter_of(context: AnalysisContext) -> Adapter:
         raise _no_adapter(subject)
     refuse(subject)
     return subject
+
+
+def adapter_for_base(context: AnalysisContext) -> Adapter:
+    """The one adapter that the context is about, where its base is at hand too.
+
+    An adapter that began from a base that PiSSA moved is let through: its change is then known, see :func:`is_moved`.
+
+    Raises
+    ------
+    AdapterError
+        as :func:`adapter_of`, for any other reason.
+    """
+    subject = context.subjects[0]
+    if isinstance(subject, Adapter) and is_moved(subject):
+        refused = [feature.id for feature in subject.features if feature.effect is Effect.REFUSED]
+        if refused == [_MOVED]:
+            return subject
+    return adapter_of(context)
+
+
+def is_moved(adapter: Adapter) -> bool:
+    """Whether training began from W − U_r S_r V_rᵀ; a start by a randomised decomposition cannot be found again."""
+    start = adapter.configuration.get("init_lora_weights")
+    return isinstance(start, str) and start.lower() == _MOVED
 
 
 def _no_adapter(subject: Base) -> AdapterError:

@@ -51,7 +51,7 @@ _ANALYSES: Final = (
     Column("title", "Title", ColumnKind.TEXT, is_wide=True),
     Column("summary", "What it says", ColumnKind.TEXT),
     Column("base", "Base model", ColumnKind.TEXT),
-    Column("parameters", "Parameters", ColumnKind.LIST),
+    Column("parameters", "Parameters", ColumnKind.LIST, is_wide=True),
     Column("reference", "Source", ColumnKind.TEXT, is_wide=True),
     Column("plugin", "Plugin", ColumnKind.TEXT),
 )
