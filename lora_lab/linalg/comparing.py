@@ -9,9 +9,10 @@ import torch
 
 from lora_lab.errors import NumericalError, quoted
 from lora_lab.linalg.spectra import triangular_factor
+from lora_lab.linalg.threads import one_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from lora_lab.linalg.spectra import Pair
 
@@ -99,8 +100,9 @@ def difference_norm(first: Pair, second: Pair) -> float:
         columns, rows = torch.cat((B_1 - B_2, B_2), dim=1), torch.cat((A_1, A_1 - A_2))
     else:
         columns, rows = torch.cat((B_1, -B_2), dim=1), torch.cat((A_1, A_2))
-    core = triangular_factor(columns) @ triangular_factor(rows.T).T
-    norm = float(torch.linalg.vector_norm(core))
+    with one_thread():
+        core = triangular_factor(columns) @ triangular_factor(rows.T).T
+        norm = float(torch.linalg.vector_norm(core))
     if not math.isfinite(norm):
         raise NumericalError(
             f"The factors of {quoted(first.name)} hold NaN or infinity, or their product exceeds the range of float64."
@@ -132,22 +134,28 @@ def sign_counts(
         sign = math.copysign(1.0, strength * pair.scaling) if strength * pair.scaling else 0.0
         lora_B = pair.lora_B.to("cpu", torch.float64) * sign
         factors.append((lora_B, pair.lora_A.to("cpu", torch.float64)))
-    count = len(pairs)
-    shared_total, agreement = torch.zeros((2, count, count), dtype=torch.float64)
+    with one_thread():
+        pair_shared, agreement, shared, conflicts = _tally(_sign_blocks(factors, rows, seed), len(pairs))
+    pair_conflicts = (pair_shared - agreement) / 2
+    if len(pairs) == 2:
+        shared, conflicts = int(pair_shared[0, 1]), int(pair_conflicts[0, 1])
+    return SignCounts(pair_shared, pair_conflicts, shared, conflicts)
+
+
+def _tally(blocks: Iterable[torch.Tensor], count: int) -> tuple[torch.Tensor, torch.Tensor, int, int]:
+    """Entries that two have signs for, agreeing minus disagreeing ones, and the same of all where they are not two."""
+    pair_shared, agreement = torch.zeros((2, count, count), dtype=torch.float64)
     shared = conflicts = 0
-    for signs in _sign_blocks(factors, rows, seed):
+    for signs in blocks:
         present = signs.abs()
-        agreement += signs @ signs.T  # agreeing minus disagreeing entries
-        shared_total += present @ present.T
+        agreement += signs @ signs.T
+        pair_shared += present @ present.T
         if count > 2:
             signed, carried = signs.sum(dim=0).abs(), present.sum(dim=0)
             several = carried >= 2
             shared += int(several.sum())
             conflicts += int((several & (signed < carried)).sum())
-    pair_conflicts = (shared_total - agreement) / 2
-    if count == 2:
-        shared, conflicts = int(shared_total[0, 1]), int(pair_conflicts[0, 1])
-    return SignCounts(shared_total, pair_conflicts, shared, conflicts)
+    return pair_shared, agreement, shared, conflicts
 
 
 def equal_numbers(first: torch.Tensor, second: torch.Tensor) -> bool:
@@ -160,6 +168,8 @@ def equal_numbers(first: torch.Tensor, second: torch.Tensor) -> bool:
     """
     if first.shape != second.shape:
         return False
+    if not (first.is_floating_point() or second.is_floating_point()):
+        return torch.equal(first.to("cpu", torch.int64), second.to("cpu", torch.int64))
     return all(bool(((a == b) | (a.isnan() & b.isnan())).all()) for a, b in _blocks(first, second))
 
 

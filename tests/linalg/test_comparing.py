@@ -130,6 +130,7 @@ def test_numbers_count_and_types_do_not():
     assert not equal_numbers(numbers, numbers[:3])
     assert not equal_numbers(numbers, torch.tensor([1.5, 0.0, 0.0, math.inf]))
     assert not equal_numbers(torch.tensor([1.0]), torch.tensor([1.0 + 2**-20]))
-    assert equal_numbers(torch.tensor([2**24 + 1]), torch.tensor([2**24 + 1]))
+    assert equal_numbers(torch.tensor([2**24 + 1]), torch.tensor([2**24 + 1], dtype=torch.int32))
+    assert not equal_numbers(torch.tensor([2**60]), torch.tensor([2**60 + 1]))
     with pytest.raises(NumericalError, match="'head'"):
         tensor_difference(numbers, numbers, name="head")
