@@ -76,9 +76,10 @@ class Spectrum:
 def _rows(deltas: Sequence[Delta], context: AnalysisContext) -> Iterator[dict[str, Any]]:
     """Yield one row for each delta, in order, while the next ones are being read and decomposed."""
     from lora_lab.linalg.spectra import Pair, stream_singular_values
+    from lora_lab.linalg.threads import advanced_alone
 
     def pairs() -> Iterator[Pair]:
-        for delta, factors in context.reader.factors_of(deltas):
+        for delta, factors in advanced_alone(context.reader.factors_of(deltas)):
             stop_if_cancelled(context.observer)
             yield Pair(delta.module, factors.lora_A, factors.lora_B, factors.scaling)
 

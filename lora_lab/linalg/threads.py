@@ -14,13 +14,14 @@ import os
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+T = TypeVar("T")
 _MOST_WORKERS: Final = 8
 _LIBRARIES: Final = ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll")
 
@@ -51,6 +52,26 @@ def one_thread() -> Iterator[None]:
             set_openmp(openmp)
         if set_mkl:
             set_mkl(mkl)  # 0 is "follow the process", what MKL answers when nothing was set
+
+
+def advanced_alone(items: Iterable[T]) -> Iterator[T]:
+    """Pass `items` on, each made on one thread: the processors belong to the workers that take them.
+
+    A reader whose arithmetic wakes OpenMP's threads leaves them spinning beside workers that compute.
+
+    Examples
+    --------
+    >>> list(advanced_alone(number * 2 for number in (1, 2)))
+    [2, 4]
+    """
+    stream = iter(items)
+    while True:
+        with one_thread():
+            try:
+                item = next(stream)
+            except StopIteration:
+                return
+        yield item
 
 
 def worker_count() -> int:
