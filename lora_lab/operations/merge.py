@@ -106,7 +106,6 @@ def merge(
     started = time.perf_counter()
     plan = plan_merge(adapters, base, options)
     disk = disk or Disk()
-    names = [adapter.name for adapter in adapters]
     with StagedFolder(output, plan.id, disk=disk, overwrite=overwrite, resume=resume) as staged:
         if staged.is_complete:
             raise OperationError(
@@ -115,27 +114,32 @@ def merge(
         _require_room(plan, output, sum(file.size_bytes for file in staged.finished.values()), disk)
         execution = Execution(plan, adapters, reader, options, observer or Unwatched())
         execution.write(staged)
-        numbers: dict[str, Any] = {
-            "seconds": time.perf_counter() - started,
-            "bytes_read": execution.bytes_read,
-            "bytes_written": sum(file.size_bytes for file in staged.finished.values()),
-            "peak_memory_bytes": peak_memory_bytes(),
-        }
-        outputs = sorted(staged.finished.values())
-        report = report_of(
-            plan,
-            names,
-            fidelity=execution.fidelity,
-            base_sha256=execution.base_sha256,
-            outputs=outputs,
-            figures=numbers,
-        )
-        report = replace(report, inputs=tuple(inputs()))
+        report = replace(_report(plan, adapters, execution, staged, started), inputs=tuple(inputs()))
         content = receipt_bytes(report)
         with staged.file(RECEIPT, len(content)) as file:
             file.write(content)
         staged.commit()
     return report
+
+
+def _report(
+    plan: Plan, adapters: Sequence[Adapter], execution: Execution, staged: StagedFolder, started: float
+) -> Report:
+    """What was done, when everything but the receipt is written."""
+    numbers: dict[str, Any] = {
+        "seconds": time.perf_counter() - started,
+        "bytes_read": execution.bytes_read,
+        "bytes_written": sum(file.size_bytes for file in staged.finished.values()),
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    return report_of(
+        plan,
+        [adapter.name for adapter in adapters],
+        fidelity=execution.fidelity,
+        base_sha256=execution.base_sha256,
+        outputs=sorted(staged.finished.values()),
+        figures=numbers,
+    )
 
 
 def preview(
