@@ -218,6 +218,7 @@ class _Work:
                 is_moved=self._is_moved,
             )
             rank = change.left.shape[1]
+            weight = weight.on(self._device(part))
             norm, own, drawn = self._projected(delta, weight, change.left, change.right)
             if not math.isfinite(norm):
                 raise NumericalError(f"The weight {quoted(part.name)} holds NaN or infinity, expected finite numbers.")
@@ -235,6 +236,13 @@ class _Work:
             "amplification_base": None if leading is None else _ratio(change.norm, leading),
             "amplification_random": _ratio(change.norm, chance),
         }
+
+    def _device(self, part: TensorRef) -> str:
+        """Where W is multiplied: a float64 weight on the processor where the device has no such numbers."""
+        from lora_lab.linalg.device import has_float64
+
+        device = self._context.device
+        return device if part.dtype.bits < 64 or has_float64(device) else "cpu"
 
     def _projected(
         self, delta: Delta, weight: RowBlocks, left: torch.Tensor, right: torch.Tensor

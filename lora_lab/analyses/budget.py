@@ -78,7 +78,7 @@ class Budget:
     subjects = (0, 1)
     takes_models = True
     base = Need.NO
-    is_weightless = True
+    is_on_processor = True
 
     def run(self, context: AnalysisContext) -> Report:
         """Count, in integers.

@@ -63,6 +63,7 @@ class Check:
     subjects = (1, 1)
     takes_models = False
     base = Need.REQUIRED
+    is_on_processor = True
 
     def run(self, context: AnalysisContext) -> Report:
         """Look for each module's place.

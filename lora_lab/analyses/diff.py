@@ -101,6 +101,7 @@ class Diff:
     subjects = (2, 2)
     takes_models = False
     base = Need.NO
+    is_on_processor = True
 
     def run(self, context: AnalysisContext) -> Report:
         """Compare every module that one of them has, and everything else they say.

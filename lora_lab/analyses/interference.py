@@ -137,6 +137,7 @@ class Interference:
     subjects = (2, _MOST_ADAPTERS)
     takes_models = False
     base = Need.NO
+    is_on_processor = True
 
     def run(self, context: AnalysisContext) -> Report:
         """Compare every module that at least two of the adapters have.

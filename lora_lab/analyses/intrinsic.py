@@ -46,6 +46,7 @@ class Intrinsic:
     subjects = (2, 2)
     takes_models = True
     base = Need.NO
+    is_on_processor = True
 
     def run(self, context: AnalysisContext) -> Report:
         """Compare two full checkpoints of one model.

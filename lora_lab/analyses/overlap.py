@@ -123,6 +123,7 @@ class Overlap:
     subjects = (2, 2)
     takes_models = False
     base = Need.NO
+    is_on_processor = True
 
     def run(self, context: AnalysisContext) -> Report:
         """Compare every module that both adapters have.

@@ -148,11 +148,12 @@ class Analysis(Protocol):
 
 
 @runtime_checkable
-class Weightless(Protocol):
-    """An analysis, besides, that reads no weight and computes on no device: none is looked for, which takes seconds."""
+class OnProcessor(Protocol):
+    """An analysis, besides, that computes on the processor whatever there is: no device is looked for, which takes
+    seconds, and one that is asked for is told to be of no use here."""
 
     @property
-    def is_weightless(self) -> bool:
+    def is_on_processor(self) -> bool:
         """True."""
 
 

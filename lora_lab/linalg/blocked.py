@@ -46,14 +46,21 @@ class RowBlocks:
     rows : makes the rows from the first to before the second number, (k, n), float32 or float64, the same every time;
         called from several threads
     workers : how many blocks are worked on side by side; None for as many as there are processors
+    device : where blocks are multiplied; products come back to the processor
     """
 
     def __init__(
-        self, shape: tuple[int, int], rows: Callable[[int, int], torch.Tensor], *, workers: int | None = None
+        self,
+        shape: tuple[int, int],
+        rows: Callable[[int, int], torch.Tensor],
+        *,
+        workers: int | None = None,
+        device: str = "cpu",
     ) -> None:
         self._shape = shape
         self._rows = rows
         self._workers = workers or worker_count()
+        self.device = device
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -64,7 +71,11 @@ class RowBlocks:
         """The same matrix, all of it in memory."""
         parts = list(self.each(lambda _first, rows: rows))
         whole = torch.cat(parts) if parts else torch.zeros(self._shape)
-        return RowBlocks(self._shape, lambda first, end: whole[first:end], workers=self._workers)
+        return RowBlocks(self._shape, lambda first, end: whole[first:end], workers=self._workers, device=self.device)
+
+    def on(self, device: str) -> RowBlocks:
+        """The same matrix, multiplied on `device`."""
+        return RowBlocks(self._shape, self._rows, workers=self._workers, device=device)
 
     def mapped(self, function: Callable[[int, torch.Tensor], torch.Tensor]) -> RowBlocks:
         """The matrix whose blocks of rows `function` makes of the first row and the rows of these, its shape kept."""
@@ -73,8 +84,10 @@ class RowBlocks:
     def times(self, columns: torch.Tensor) -> torch.Tensor:
         """W·X, (m, c), of the type of X."""
 
+        there = columns.to(self.device)
+
         def one(_first: int, rows: torch.Tensor) -> torch.Tensor:
-            return rows.to(columns.dtype) @ columns
+            return (rows.to(columns.dtype) @ there).cpu()
 
         parts = list(self.each(one))
         return torch.cat(parts) if parts else columns.new_zeros((0, columns.shape[1]))
@@ -82,9 +95,10 @@ class RowBlocks:
     def transposed_times(self, columns: torch.Tensor) -> torch.Tensor:
         """Wᵀ·Y, (n, c), of the type of Y, summed in the order of the rows."""
         total = columns.new_zeros((self._shape[1], columns.shape[1]))
+        there = columns.to(self.device)
 
         def one(first: int, rows: torch.Tensor) -> torch.Tensor:
-            return rows.to(columns.dtype).T @ columns[first : first + rows.shape[0]]
+            return (rows.to(columns.dtype).T @ there[first : first + rows.shape[0]]).cpu()
 
         for part in self.each(one):
             total += part
@@ -96,7 +110,7 @@ class RowBlocks:
 
         def one(first: int) -> T:
             with one_thread():
-                return work(first, self._rows(first, min(self._shape[0], first + step)))
+                return work(first, self._rows(first, min(self._shape[0], first + step)).to(self.device))
 
         firsts = range(0, self._shape[0], step)
         if self._workers == 1 or len(firsts) < 2:

@@ -53,11 +53,11 @@ def project(weight: RowBlocks, U: torch.Tensor, V: torch.Tensor) -> Projection:
 
     def one(first: int, rows: torch.Tensor) -> tuple[float, torch.Tensor]:
         if rows.dtype not in narrow:
-            narrow[rows.dtype] = (U.to(rows.dtype), V.to(rows.dtype))
+            narrow[rows.dtype] = (U.to(rows.device, rows.dtype), V.to(rows.device, rows.dtype))
         left, right = narrow[rows.dtype]
         flat = rows.reshape(-1)
         part = left[first : first + rows.shape[0]].T @ (rows @ right)  # (r, n)(n, r)
-        return float(flat.dot(flat)), part.to(torch.float64)
+        return float(flat.dot(flat)), part.cpu().to(torch.float64)
 
     square = 0.0
     core = torch.zeros((U.shape[1], V.shape[1]), dtype=torch.float64)

@@ -109,7 +109,7 @@ def merge(
     with StagedFolder(output, plan.id, disk=disk, overwrite=overwrite, resume=resume) as staged:
         if staged.is_complete:
             raise OperationError(
-                f"{quoted(output)} was completed by the run that was interrupted.", hint="lora-lab verify looks at it."
+                f"{quoted(output)} was completed by the run that was interrupted.", hint="There is nothing left to do."
             )
         _require_room(plan, output, sum(file.size_bytes for file in staged.finished.values()), disk)
         execution = Execution(plan, adapters, reader, options, observer or Unwatched())

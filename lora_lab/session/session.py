@@ -14,7 +14,7 @@ from lora_lab.domain.parameters import parse_parameters
 from lora_lab.domain.progress import Unwatched
 from lora_lab.domain.report import Finding
 from lora_lab.errors import LoraLabError, MissingFileError, PluginError, quoted
-from lora_lab.extension.contracts import AnalysisContext, Need, ReadOptions, Weightless
+from lora_lab.extension.contracts import AnalysisContext, Need, OnProcessor, ReadOptions
 from lora_lab.extension.registry import Registry, load_registry
 from lora_lab.formats.opening import is_configuration, open_adapter, open_base, open_configuration
 from lora_lab.session import listing
@@ -231,6 +231,7 @@ class Session:
             with attributed("analysis", id, owner):
                 report = analysis.run(context)
             report = hashing.stamp(checked_report(report, "analysis", id, owner), values)
+        report = replace(report, findings=(*report.findings, *self._device_findings(analysis)))
         results.put(key, report)
         return report
 
@@ -274,6 +275,12 @@ class Session:
             observer=observer,
         )
 
+    def _device_findings(self, analysis: Analysis) -> tuple[Finding, ...]:
+        if not isinstance(analysis, OnProcessor) or self.device in ("auto", "cpu"):
+            return ()
+        said = f"{analysis.title} computes on the processor; the device {quoted(self.device)} is of no use to it."
+        return (Finding("on_processor", said),)
+
     def _store(self) -> ArrayStore | None:
         """Where decompositions of bases are kept."""
         if self._cache_folder is None:
@@ -284,7 +291,7 @@ class Session:
 
     def _device_for(self, analysis: Analysis) -> str:
         """The device that `analysis` computes on; torch is loaded to find it."""
-        if isinstance(analysis, Weightless):
+        if isinstance(analysis, OnProcessor):
             return "cpu"
         from lora_lab.linalg.device import resolve_device
 

@@ -239,3 +239,14 @@ def test_a_large_checkpoint_is_known_by_its_headers(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(records, "_HASHED_WHOLE_BYTES", base.size_bytes + 1)
     assert set(records.record_of(base).sha256) == {"model.safetensors"}
     assert set(records.record_of(halves).sha256) == {"model.safetensors#header"}
+
+
+def test_a_device_that_is_of_no_use_is_told(tmp_path: Path) -> None:
+    """An analysis that computes on the processor says so when another device is asked for, and looks for none."""
+    both = [str(write_adapter(tmp_path / name, seed=seed)) for name, seed in (("a", 1), ("b", 2))]
+    asked = Session(cache=False, device="cuda").analyze("overlap", both)
+    assert [finding.code for finding in asked.findings] == ["on_processor"]
+    assert "'cuda' is of no use" in asked.findings[0].message
+    plain = Session(cache=False).analyze("overlap", both)
+    assert plain.findings == ()
+    assert asked.table("modules").rows == plain.table("modules").rows
