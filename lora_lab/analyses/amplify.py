@@ -8,9 +8,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.analyses.placing import Placing, is_turned, store_key
-from lora_lab.analyses.scope import adapter_of, base_of, outside_findings, selected
+from lora_lab.analyses.scope import adapter_for_base, base_of, change_findings, is_moved, selected
 from lora_lab.analyses.watching import watched
-from lora_lab.domain.adapter import Adapter, Effect
 from lora_lab.domain.parameters import Parameter, ParameterKind
 from lora_lab.domain.progress import stop_if_cancelled
 from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from lora_lab.linalg.blocked import RowBlocks
 
 _REFERENCE: Final = "arXiv 2106.09685, section 7.3 and table 7"
-_MOVED: Final = "pissa"
 # Elements up to which a weight is kept in memory, as float32, while its own directions are looked for.
 _HELD_ELEMENTS: Final = 24 << 20
 _MOST_COLUMNS: Final = 256  # of random directions in one pass
@@ -96,10 +94,10 @@ class Amplify:
         CompatibilityError
             the base has no weights, or none of the modules.
         """
-        adapter = _adapter_of(context)
+        adapter = adapter_for_base(context)
         base = base_of(context)
         placing = Placing(adapter, base, selected(adapter, context.modules))
-        work = _Work(context, placing, is_moved=_is_moved(adapter))
+        work = _Work(context, placing, is_moved=is_moved(adapter))
         rows = list(watched(work.rows(), len(placing.deltas), context.observer))
         return Report(
             command=self.id,
@@ -109,41 +107,7 @@ class Amplify:
                 Scalars("", "Amplification", _WHOLE, {"prefix": placing.prefix}),
                 Scalars("totals", "Totals", _TOTALS, _totals(rows)),
             ),
-            findings=tuple(dict.fromkeys((*_findings(adapter), *placing.left_out, *work.findings()))),
-        )
-
-
-def _adapter_of(context: AnalysisContext) -> Adapter:
-    """The adapter; one that moved its base as PiSSA does can be computed here, where the base is."""
-    subject = context.subjects[0]
-    if isinstance(subject, Adapter) and _is_moved(subject):
-        refused = [feature.id for feature in subject.features if feature.effect is Effect.REFUSED]
-        if refused == [_MOVED]:
-            return subject
-    return adapter_of(context)
-
-
-def _is_moved(adapter: Adapter) -> bool:
-    """Whether training began from W − U_r S_r V_rᵀ; a start by a randomised decomposition cannot be found again."""
-    start = adapter.configuration.get("init_lora_weights")
-    return isinstance(start, str) and start.lower() == _MOVED
-
-
-def _findings(adapter: Adapter) -> Iterator[Finding]:
-    yield from adapter.findings
-    for finding in outside_findings(adapter):
-        if finding.code != "dora":
-            yield finding
-    if any(feature.id == "dora" for feature in adapter.features):
-        yield Finding(
-            "dora",
-            "DoRA: what is compared is the real change W′−W, computed against the base, in its first r directions.",
-        )
-    if _is_moved(adapter):
-        yield Finding(
-            _MOVED,
-            "PiSSA: ΔW is counted from the original base, scaling·B·A − U_r S_r V_rᵀ with the base's first r singular "
-            "triplets; with any other base it means nothing.",
+            findings=tuple(dict.fromkeys((*change_findings(adapter), *placing.left_out, *work.findings()))),
         )
 
 

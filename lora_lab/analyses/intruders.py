@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lora_lab.analyses.pairs import listed, module_finding
 from lora_lab.analyses.placing import Placing, is_turned, store_key
-from lora_lab.analyses.scope import adapter_for_base, base_of, is_moved, outside_findings, selected
+from lora_lab.analyses.scope import adapter_for_base, base_of, change_findings, is_moved, selected
 from lora_lab.analyses.watching import watched
 from lora_lab.domain.parameters import Parameter, ParameterKind
 from lora_lab.domain.progress import stop_if_cancelled
@@ -18,7 +18,7 @@ from lora_lab.extension.contracts import Need
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from lora_lab.domain.adapter import Adapter, Delta
+    from lora_lab.domain.adapter import Delta
     from lora_lab.extension.contracts import AnalysisContext, ArrayStore
     from lora_lab.linalg.decompositions import Merged, WeightBasis
 
@@ -125,21 +125,7 @@ class Intruders:
                 Scalars("", "Intruders", _WHOLE, {"prefix": placing.prefix}),
                 Scalars("totals", "Totals", _TOTALS, _totals(rows, context.store)),
             ),
-            findings=tuple(dict.fromkeys((*adapter.findings, *_outside(adapter), *work.findings()))),
-        )
-
-
-def _outside(adapter: Adapter) -> Iterator[Finding]:
-    """What the adapter does beyond ΔW, DoRA excepted: with the base at hand that is in the numbers."""
-    for finding in outside_findings(adapter):
-        if finding.code == "dora":
-            finding = Finding("dora", "DoRA: what is compared is W′ = m ⊙ (W+ΔW)/‖W+ΔW‖, magnitudes included.")
-        yield finding
-    if is_moved(adapter):
-        yield Finding(
-            "pissa",
-            "PiSSA: ΔW is counted from the original base, scaling·B·A − U_r S_r V_rᵀ with the base's first r singular "
-            "triplets; with any other base it means nothing.",
+            findings=tuple(dict.fromkeys((*change_findings(adapter), *work.findings()))),
         )
 
 

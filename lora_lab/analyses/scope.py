@@ -70,6 +70,21 @@ def is_moved(adapter: Adapter) -> bool:
     return isinstance(start, str) and start.lower() == _MOVED
 
 
+def change_findings(adapter: Adapter) -> Iterator[Finding]:
+    """Yield what the adapter itself says, and what it does beyond ΔW, where the base is at hand to compute it."""
+    yield from adapter.findings
+    for finding in outside_findings(adapter):
+        if finding.code == "dora":
+            finding = Finding("dora", "DoRA: what is compared is the real W′ = m ⊙ (W+ΔW)/‖W+ΔW‖, magnitudes included.")
+        yield finding
+    if is_moved(adapter):
+        yield Finding(
+            _MOVED,
+            "PiSSA: ΔW is counted from the original base, scaling·B·A − U_r S_r V_rᵀ with the base's first r singular "
+            "triplets; with any other base it means nothing.",
+        )
+
+
 def _no_adapter(subject: Base) -> AdapterError:
     return AdapterError(
         f"{quoted(subject.name)} is a full checkpoint, expected an adapter.",

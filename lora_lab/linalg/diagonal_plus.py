@@ -121,4 +121,5 @@ def _corrections(
         steps = steps / torch.linalg.vector_norm(steps, dim=0)
         steps = steps - space @ (space.T @ steps)
     steps = torch.linalg.qr(steps).Q
-    return torch.linalg.qr(steps - space @ (space.T @ steps)).Q
+    again: torch.Tensor = torch.linalg.qr(steps - space @ (space.T @ steps)).Q
+    return again

@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lora_lab.domain.progress import Unwatched, stop_if_cancelled
-from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
+from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Table
 from lora_lab.errors import CancelledError, LoraLabError, OperationError, quoted
 from lora_lab.reports.canvas import FORMATS, as_file, drawing, require_matplotlib
 from lora_lab.storage.atomic import write_bytes
@@ -30,6 +30,12 @@ _WRITTEN: Final = (
     Column("size_bytes", "Size", ColumnKind.BYTES, unit="bytes"),
     Column("sha256", "sha256", ColumnKind.TEXT, is_wide=True),
 )
+_FIGURES: Final = (
+    Column("figure", "Figure", ColumnKind.TEXT),
+    Column("title", "Title", ColumnKind.TEXT),
+    Column("caption", "Caption", ColumnKind.TEXT, is_wide=True),
+)
+_SETTINGS: Final = (Column("key", "Setting", ColumnKind.TEXT), Column("value", "Value", ColumnKind.VALUE))
 
 
 def write_report(
@@ -54,22 +60,28 @@ def write_report(
         with drawing():
             sections = list(gathered.sections())
         content = page(f"LoRA report: {', '.join(gathered.names)}", sections)
-        drawn = [one.id for section in sections for one in section.drawn]
+        drawn = [one for section in sections for one in section.drawn]
         missing = [Finding("section_missing", section.missing) for section in sections if section.missing]
     else:
         with drawing():
             one = gathered.figure(figure or ("overlap" if len(locators) > 1 else "spectra"))
-        content, drawn, missing = as_file(one.figure, suffix), [one.id], []
+        content, drawn, missing = as_file(one.figure, suffix), [one], []
     write_bytes(output, content, overwrite=overwrite)
     row = {"path": str(output), "size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     return Report(
         command="report",
         title=f"Report on {', '.join(gathered.names)}",
-        tables=(Table("outputs", "Written", _WRITTEN, (row,), key="path"),),
-        scalars=(Scalars("", "Report", (Column("figures", "Figures", ColumnKind.LIST),), {"figures": drawn}),),
+        tables=(
+            Table("outputs", "Written", _WRITTEN, (row,), key="path"),
+            Table("figures", "Figures", _FIGURES, tuple(_described(one) for one in drawn), key="figure"),
+        ),
         findings=tuple(missing),
         inputs=gathered.inputs(),
     )
+
+
+def _described(drawn: Drawn) -> dict[str, str]:
+    return {"figure": drawn.id, "title": drawn.title, "caption": drawn.caption}
 
 
 def _check(
@@ -110,6 +122,12 @@ class _Part(NamedTuple):
     figures: tuple[str, ...] = ()
 
 
+_CONFIGURATION: Final = _Part(
+    "configuration",
+    "Configuration",
+    "What the files say, and everything that changes ΔW or the model beside it.",
+    ("inspect", "settings"),
+)
 _SPECTRUM: Final = _Part(
     "spectrum",
     "Spectrum",
@@ -164,6 +182,9 @@ class _Gathering:
         key = (id, places, tuple(sorted(parameters.items())))
         if key not in self._known:
             stop_if_cancelled(self._observer)
+            if id in ("inspect", "settings"):
+                self._known[key] = self._of_files(id, self._locators[places[0]])
+                return self._known[key]
             needs_base = id in ("amplify", "intruders", "check")
             self._known[key] = self._session.analyze(
                 id,
@@ -174,6 +195,16 @@ class _Gathering:
                 observer=self._observer,
             )
         return self._known[key]
+
+    def _of_files(self, id: str, locator: str) -> Report:  # noqa: A002
+        """What headers and adapter_config.json say."""
+        if id == "inspect":
+            return self._session.inspect(locator, modules=self._modules)
+        adapter = self._session.adapter(locator)
+        rows = tuple({"key": key, "value": value} for key, value in adapter.configuration.items())
+        return Report(
+            "settings", "adapter_config.json", (Table("config", "adapter_config.json", _SETTINGS, rows, "key"),)
+        )
 
     def figure(self, id: str) -> Drawn:  # noqa: A002
         """Draw one figure, of the first adapter or the first two."""
@@ -202,6 +233,7 @@ class _Gathering:
         """Yield the parts of the page; what cannot be computed says why and stops nothing."""
         everyone = range(len(self._locators))
         for place in everyone:
+            yield self._section(_CONFIGURATION, place)
             yield self._section(_SPECTRUM, place)
             yield self._section(_HEALTH, place)
         for first, second in list(combinations(everyone, 2))[:_MOST_PAIRS]:

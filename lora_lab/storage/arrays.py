@@ -29,7 +29,9 @@ class ArrayCache:
     Parameters
     ----------
     folder : made when the first tensors are put
-    limit_bytes : of all files; when it would be passed, those that were used longest ago go first
+    limit_bytes : of all files; when it would be passed, those that were used longest ago go first, but none that this
+        instance has put or got: a run over more than the limit keeps what it began with, where pushing out the oldest
+        would leave the next run nothing
 
     Notes
     -----
@@ -51,6 +53,7 @@ class ArrayCache:
     def __init__(self, folder: Path, *, limit_bytes: int) -> None:
         self._folder = folder
         self._limit_bytes = limit_bytes
+        self._used: set[Path] = set()
 
     @property
     def size_bytes(self) -> int:
@@ -75,6 +78,7 @@ class ArrayCache:
             tensors = {ref.name: tensor for ref, tensor in read_tensors(header.tensors.values())}
             if header.metadata["crc32"] != _checksum(tensors):
                 return None
+            self._used.add(path)
             with suppress(OSError):  # where nothing can be written, reading is still worth it
                 os.utime(path)
             return tensors
@@ -92,23 +96,27 @@ class ArrayCache:
                 return
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = self._path(key)
-            self._make_room(needed, path)
-            write_safetensors(path, tensors, {**_identity(key), "crc32": _checksum(tensors)}, overwrite=True)
+            if self._make_room(needed, path):
+                write_safetensors(path, tensors, {**_identity(key), "crc32": _checksum(tensors)}, overwrite=True)
+                self._used.add(path)
 
     def _path(self, key: str) -> Path:
         return self._folder / (_digest(key)[:40] + _SUFFIX)
 
-    def _make_room(self, needed_bytes: int, replaced: Path) -> None:
-        """Let those used longest ago go until `needed_bytes` fit; `replaced` goes in any case."""
-        entries = sorted(self._entries())
-        kept = sum(size for _, size, path in entries if path != replaced)
+    def _make_room(self, needed_bytes: int, replaced: Path) -> bool:
+        """Let those used longest ago go until `needed_bytes` fit, and say whether they do; `replaced` is free."""
+        entries = [entry for entry in sorted(self._entries()) if entry[2] != replaced]
+        kept = sum(size for _, size, path in entries if path in self._used)
+        if kept + needed_bytes > self._limit_bytes:
+            return False
+        excess = sum(size for _, size, _ in entries) + needed_bytes - self._limit_bytes
         for _, size, path in entries:
-            if kept + needed_bytes <= self._limit_bytes:
+            if excess <= 0:
                 break
-            if path != replaced:
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
-                    kept -= size
+            if path not in self._used:
+                path.unlink(missing_ok=True)
+                excess -= size
+        return True
 
     def _entries(self) -> list[tuple[int, int, Path]]:
         """Time of the last use, size and path of everything that is ours, left-over temporary files included."""

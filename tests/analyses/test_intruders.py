@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lora_lab import Session
 from lora_lab.analyses.intruders import Intruders
-from lora_lab.errors import CancelledError, CompatibilityError
+from lora_lab.errors import AdapterError, CancelledError, CompatibilityError
 from lora_lab.extension.contracts import Analysis, AnalysisContext, Need
 from lora_lab.formats.factors import FactorReader
 from lora_lab.storage.arrays import ArrayCache
@@ -134,6 +134,22 @@ def test_a_decomposition_is_made_once(small: tuple[str, str], tmp_path: Path, mo
     agrees(rows_of(changed)[module], weight, delta)
 
 
+def test_each_way_round_is_kept_by_itself(tmp_path: Path) -> None:
+    """A square weight that one adapter takes as (out, in) and another as (in, out)."""
+    (tmp_path / "base").mkdir()
+    weight = torch.randn(12, 12, generator=torch.Generator().manual_seed(5))
+    save_file({"proj.weight": weight}, tmp_path / "base" / "model.safetensors")
+    session = Session()
+    for is_transposed in (False, True):
+        tensors = factors({"proj": (12, 12)})
+        adapter = write_adapter(
+            tmp_path / f"adapter{is_transposed}", tensors, target_modules=["proj"], fan_in_fan_out=is_transposed
+        )
+        report = session.analyze("intruders", [str(adapter)], base=str(tmp_path / "base"))
+        delta = delta_of(tensors, "proj", 2.0)
+        agrees(rows_of(report)["proj"], weight.T if is_transposed else weight, delta)
+
+
 class Tiny(torch.nn.Module):
     """One of every kind of layer whose weight is a matrix."""
 
@@ -207,6 +223,28 @@ def test_dora_is_computed_with_the_base(tmp_path: Path, targets: list[str]) -> N
     assert set(rows_of(report)) == set(targets)
     (finding,) = (finding for finding in report.findings if finding.code == "dora")
     assert "magnitudes included" in finding.message
+
+
+@pytest.mark.parametrize("size", [0.1, 2.0])
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_pissa_is_counted_from_the_original_base(tmp_path: Path, size: float, use_dora: bool) -> None:
+    """The file holds W, training began from W without its leading directions; what merges is PEFT's sum."""
+    targets = ["square", "wide", "tall"]
+    wrapped = saved_by_peft(tmp_path, targets, size=size, init_lora_weights="pissa", use_dora=use_dora)
+    state = load_file(tmp_path / "base" / "model.safetensors")
+    report = analysed(tmp_path)
+    merged = wrapped.merge_and_unload()
+    for name, row in rows_of(report).items():
+        after = getattr(merged, name).weight.detach()
+        agrees(row, state[f"{name}.weight"], after - state[f"{name}.weight"])
+    assert set(rows_of(report)) == set(targets)
+    assert "pissa" in codes(report)
+
+
+def test_other_moved_bases_are_refused(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", init_lora_weights="olora")
+    with pytest.raises(AdapterError, match="OLoRA"):
+        Session(cache=False).analyze("intruders", [str(adapter)], base=str(write_base(tmp_path / "base")))
 
 
 def test_magnitudes_that_are_not_finite(tmp_path: Path) -> None:

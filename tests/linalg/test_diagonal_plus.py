@@ -46,6 +46,16 @@ def test_against_the_dense_one(side: int, rank: int, size: float, kind: str, see
     assert float(residual.max()) <= 1e-11 * expected[0]
 
 
+def test_directions_that_the_change_cancels() -> None:
+    """The first 20 are taken away exactly: what leads then are unit vectors that the low-rank part does not touch."""
+    diagonal = torch.linspace(3, 1, 200, dtype=torch.float64)
+    near = torch.eye(200, 20, dtype=torch.float64)
+    matrix = DiagonalPlus(diagonal, near, -diagonal[:, None] * near, torch.diag(diagonal[:20]))
+    values, vectors = leading_eigenpairs(matrix, 5)
+    assert torch.allclose(values, diagonal[20:25], rtol=1e-12)
+    assert vectors.abs().argmax(dim=0).tolist() == [20, 21, 22, 23, 24]
+
+
 def test_a_handful_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight steps suffice at the dense edge of a random matrix's spectrum; the dense way out is not taken."""
     monkeypatch.setattr(diagonal_plus, "_MOST_STEPS", 8)

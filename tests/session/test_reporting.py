@@ -97,7 +97,17 @@ def test_every_figure_says_what_it_is(whole: str) -> None:
     assert len(labels) == drawn
     assert "" not in labels
     text = " ".join(page.words)
-    for said in ("φ(i, j)", "‖ΔW‖_F / ‖UᵀWV‖_F", "σₖ", "layer", "max(i, j)/d", "arXiv 2410.21228", "after table 7"):
+    for said in (
+        "lora_alpha",
+        "target_modules",
+        "φ(i, j)",
+        "‖ΔW‖_F / ‖UᵀWV‖_F",
+        "σₖ",
+        "layer",
+        "max(i, j)/d",
+        "arXiv 2410.21228",
+        "after table 7",
+    ):
         assert said in text, said
 
 

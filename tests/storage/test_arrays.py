@@ -106,15 +106,44 @@ def test_a_file_under_another_key_is_absent(tmp_path: Path) -> None:
 
 def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     """A look counts as a use; the limit holds after every value."""
-    cache = ArrayCache(tmp_path, limit_bytes=45_000)
     for number, key in enumerate("abc"):
-        cache.put(key, {"t": torch.ones(3000)})
+        ArrayCache(tmp_path, limit_bytes=45_000).put(key, {"t": torch.ones(3000)})
         newest = max(tmp_path.iterdir(), key=lambda file: file.stat().st_mtime_ns)
         os.utime(newest, ns=(number, number))
-    assert cache.get("a") is not None
+    assert ArrayCache(tmp_path, limit_bytes=45_000).get("a") is not None
+    cache = ArrayCache(tmp_path, limit_bytes=45_000)
     cache.put("d", {"t": torch.ones(3000)})
     assert cache.size_bytes <= cache.limit_bytes
     assert [key for key in "abcd" if cache.get(key) is not None] == ["a", "c", "d"]
+
+
+def test_a_run_keeps_what_it_began_with(tmp_path: Path) -> None:
+    """Over more than the limit: the next run finds its first values, where the oldest would have gone one by one."""
+    (tmp_path / "of another base.safetensors").write_bytes(bytes(10_000))
+    for _ in range(2):
+        run = ArrayCache(tmp_path, limit_bytes=45_000)
+        found = [key for key in "abcdef" if run.get(key) is not None]
+        for key in "abcdef":
+            run.put(key, {"t": torch.ones(3000)})
+        assert run.size_bytes <= run.limit_bytes
+    assert found == ["a", "b", "c"]
+    assert not (tmp_path / "of another base.safetensors").exists()
+    later = ArrayCache(tmp_path, limit_bytes=45_000)
+    later.put("g", {"t": torch.ones(3000)})
+    assert later.get("g") is not None
+
+
+def test_what_this_run_uses_stays_though_its_time_is_old(tmp_path: Path) -> None:
+    """Where the time of a file cannot be changed, the other one still goes first."""
+    ArrayCache(tmp_path, limit_bytes=45_000).put("of another run", {"t": torch.ones(3000)})
+    run = ArrayCache(tmp_path, limit_bytes=29_000)
+    run.put("a", {"t": torch.ones(300)})
+    newest = min(tmp_path.iterdir(), key=lambda file: file.stat().st_size)
+    os.utime(newest, ns=(0, 0))
+    run.put("b", {"t": torch.ones(3000)})
+    assert run.get("a") is not None
+    assert run.get("b") is not None
+    assert run.get("of another run") is None
 
 
 def test_replacing_counts_once(tmp_path: Path) -> None:
