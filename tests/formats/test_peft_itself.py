@@ -12,42 +12,12 @@ import torch
 from builders import write_adapter
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import LoraLayer
+from peft_models import Mixture, Net
 from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from lora_lab import Session
 from lora_lab.domain.adapter import Adapter, DeltaKind, Effect
 from lora_lab.formats.factors import FactorReader
-
-
-class Block(nn.Module):
-    """One of each kind of layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(11, 12)
-        self.q_proj = nn.Linear(12, 20, bias=True)
-        self.v_proj = nn.Linear(12, 6)
-        self.c_attn = Conv1D(24, 12)
-        self.conv = nn.Conv2d(4, 8, 3)
-        self.point = nn.Conv2d(4, 8, 1)
-        self.line = nn.Conv1d(4, 6, 5)
-        self.classifier = nn.Linear(12, 3)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.embed(tokens))
-
-
-class Net(nn.Module):
-    """Blocks at layers 2 and 10, so that natural order differs from the alphabet's."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleDict({"2": Block(), "10": Block()})
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.layers["2"](tokens)
 
 
 def saved(folder: Path, **settings: Any) -> tuple[peft.PeftModel, Path]:
@@ -190,27 +160,6 @@ def test_an_adapter_in_a_folder_of_its_name(tmp_path: Path) -> None:
     assert {name: entry.rank_max for name, entry in entries.items()} == {"both": 2, "both/french": 3}
 
 
-class Experts(nn.Module):
-    """A fused expert block, as transformers stores it: (experts, out, in)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate_up_proj = nn.Parameter(torch.randn(5, 16, 12))
-        self.down_proj = nn.Parameter(torch.randn(5, 12, 8))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-
-class Mixture(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.experts = Experts()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.experts(x)
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("targets", [["experts.gate_up_proj"], ["experts.gate_up_proj", "experts.down_proj"]])
 def test_parameters_of_experts(targets: list[str], tmp_path: Path) -> None:
@@ -255,6 +204,8 @@ def test_grouped_convolution_is_block_diagonal(tmp_path: Path) -> None:
     adapter = Session().adapter(str(tmp_path / "a"))
     assert (adapter.deltas[0].kind, adapter.deltas[0].groups) == (DeltaKind.CONV, 2)
     image = torch.randn(1, 4, 9, 9, generator=generator).double()
-    stepwise = nn.functional.conv2d(nn.functional.conv2d(image, lora_A.double()), lora_B.double(), groups=2) * 2
-    at_once = nn.functional.conv2d(image, dense(adapter, "features.0"))
+    stepwise = (
+        torch.nn.functional.conv2d(torch.nn.functional.conv2d(image, lora_A.double()), lora_B.double(), groups=2) * 2
+    )
+    at_once = torch.nn.functional.conv2d(image, dense(adapter, "features.0"))
     torch.testing.assert_close(at_once, stepwise, rtol=1e-12, atol=1e-11)

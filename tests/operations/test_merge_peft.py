@@ -9,61 +9,13 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from peft_models import Mixture, Net
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from lora_lab import LoraLabError, Session
 
 EPS = torch.finfo(torch.float32).eps
-
-
-class Block(nn.Module):
-    """One of each kind of layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(11, 12)
-        self.q_proj = nn.Linear(12, 20, bias=True)
-        self.v_proj = nn.Linear(12, 6)
-        self.c_attn = Conv1D(24, 12)
-        self.conv = nn.Conv2d(4, 8, 3)
-        self.point = nn.Conv2d(4, 8, 1)
-        self.line = nn.Conv1d(4, 6, 5)
-        self.classifier = nn.Linear(12, 3)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.embed(tokens))
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleDict({"2": Block(), "10": Block()})
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.layers["2"](tokens)
-
-
-class Experts(nn.Module):
-    """A fused expert block: (experts, out, in)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate_up_proj = nn.Parameter(torch.randn(5, 16, 12))
-        self.down_proj = nn.Parameter(torch.randn(5, 12, 8))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-
-class Mixture(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.experts = Experts()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.experts(x)
 
 
 def disturbed(model: nn.Module) -> None:
