@@ -2,7 +2,8 @@
 
     python tests/pictures.py
 
-Writes ``.github/pictures/*.svg``: the library of sample adapters, and one adapter with another laid over it.
+Writes ``.github/pictures/*.svg``: the library of sample adapters, one adapter with another laid over it, two compared,
+and what a rank would cost.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / ".github" / "pictures"
 SIZE = (120, 32)
-SHOWN, OVERLAID = "banking77-r8-seed0", "banking77-r8-seed1"
+SHOWN, OVERLAID, LARGER = "banking77-r8-seed0", "banking77-r8-seed1", "banking77-r64-seed0"
 
 
 async def take() -> dict[str, str]:
@@ -25,11 +26,12 @@ async def take() -> dict[str, str]:
     from tui.fakes import ready, until
 
     from lora_lab.tui.app import LoraLabApp
+    from lora_lab.tui.budget.screen import BudgetScreen
     from lora_lab.tui.detail.screen import DetailScreen
     from lora_lab.tui.library.screen import LibraryScreen
 
     taken = {}
-    app = LoraLabApp({"state": False}, ["sample_adapters"])
+    app = LoraLabApp({"state": False}, ["sample_adapters"], "sample_adapters/base")
     async with app.run_test(size=SIZE) as pilot:
         await ready(pilot)
         screen = app.library
@@ -51,7 +53,26 @@ async def take() -> dict[str, str]:
         await pilot.pause(1)
         await pilot.pause()
         taken["detail"] = app.picture()
-    return taken
+        await pilot.press("b")
+        await until(pilot, lambda: isinstance(app.screen, BudgetScreen))
+        await pilot.pause(4)
+        taken["budget"] = app.picture()
+    return taken | await compared()
+
+
+async def compared() -> dict[str, str]:
+    """The picture of two adapters beside each other."""
+    from tui.fakes import until
+
+    from lora_lab.tui.app import LoraLabApp
+    from lora_lab.tui.compare.screen import CompareScreen
+
+    app = LoraLabApp({"state": False}, [f"sample_adapters/{SHOWN}", f"sample_adapters/{LARGER}"])
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: isinstance(app.screen, CompareScreen) and app.is_measuring, turns=20_000)
+        await pilot.press("v")
+        await pilot.pause(6)
+        return {"compare": app.picture()}
 
 
 def normalised(svg: str) -> str:
