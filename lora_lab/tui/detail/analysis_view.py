@@ -53,6 +53,7 @@ class AnalysisView(Vertical):
     locator : of the adapter
     base : locator of the base model, when one was given
     base_model : name that the adapter gives its base, for the sentence when none was given
+    before : locators of the inputs that come before it
     """
 
     DEFAULT_CSS = """
@@ -82,8 +83,17 @@ class AnalysisView(Vertical):
 
         module: str
 
-    def __init__(self, analysis: Analysis, locator: str, *, base: str | None, base_model: str | None) -> None:
+    def __init__(
+        self,
+        analysis: Analysis,
+        locator: str,
+        *,
+        base: str | None,
+        base_model: str | None,
+        before: tuple[str, ...] = (),
+    ) -> None:
         super().__init__()
+        self._before = before
         self.analysis = analysis
         self.report: Report | None = None
         self.reason = ""
@@ -146,7 +156,7 @@ class AnalysisView(Vertical):
                 "d chooses it; so does open ADAPTER --base FOLDER.",
             )
             return
-        arguments: dict[str, Any] = {"id": self.analysis.id, "locators": [self._locator]}
+        arguments: dict[str, Any] = {"id": self.analysis.id, "locators": [*self._before, self._locator]}
         if self._base is not None and self.analysis.base is not Need.NO:
             arguments["base"] = self._base
         self._job = desk.submit(

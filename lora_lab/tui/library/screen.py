@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from textual import on
 from textual.widgets import Input
 
+from lora_lab.domain.library import EntryKind
 from lora_lab.tui.export import Copied, as_tsv
 from lora_lab.tui.library.model import document_of
 from lora_lab.tui.library.rows import COLUMNS, TITLES
@@ -15,6 +16,7 @@ from lora_lab.tui.library.widgets import FilterInput
 from lora_lab.tui.widgets.table import LabTable
 
 if TYPE_CHECKING:
+    from lora_lab.domain.library import LibraryEntry
     from lora_lab.tui.export import ExportDocument
 
 
@@ -25,7 +27,7 @@ class LibraryScreen(LibraryView):
         """Say what needs a row, a mark or a filter."""
         if action in ("mark", "copy", "copy_all", "export", "sort") and not self.library.shown:
             return "there is no row"
-        if action == "compare" and self.library.pair(self.table.cursor_key) is None:
+        if action == "compare" and self._model() is None and self.library.pair(self.table.cursor_key) is None:
             return "mark two adapters with space first"
         if action in ("find_next", "find_previous") and not self.library.filter:
             return "there is no filter; / sets one"
@@ -46,10 +48,24 @@ class LibraryScreen(LibraryView):
         self.refresh_bindings()
 
     def action_compare(self) -> None:
-        """Compare the two that are marked, or the marked one and the row of the cursor."""
+        """Compare the two that are marked, or the marked one and the row of the cursor; a model with its base."""
+        model = self._model()
+        if model is not None:
+            from lora_lab.tui.finetune.screen import open_fine_tune
+
+            open_fine_tune(self.lab, model)
+            return
         pair = self.library.pair(self.table.cursor_key)
         if pair is not None:
             self.compare_rows(*pair)
+
+    def _model(self) -> LibraryEntry | None:
+        """The full model under the cursor; None when there is none that can be read."""
+        key = self.table.cursor_key
+        row = self.library.rows.get(key) if key else None
+        if row is None or row.entry.kind != EntryKind.BASE or row.entry.error is not None:
+            return None
+        return row.entry
 
     def action_sort(self) -> None:
         """Sort by the column of the cursor, or turn the order round."""

@@ -1,0 +1,1 @@
+"""The screen of a full fine-tune beside the base it came from."""

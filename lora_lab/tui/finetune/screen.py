@@ -1,0 +1,103 @@
+"""What a full fine-tune changed in its base: the spectrum of every weight's update."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lora_lab.errors import LoraLabError
+from lora_lab.tui.base_dialog import ask_for_base
+from lora_lab.tui.detail.analysis_view import AnalysisView
+from lora_lab.tui.detail.feed import JobDesk
+from lora_lab.tui.detail.tables import ReportTable
+from lora_lab.tui.screens import LabScreen
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+
+    from lora_lab.domain.library import LibraryEntry
+    from lora_lab.tui.app import LoraLabApp
+    from lora_lab.tui.export import Copied, ExportDocument
+    from lora_lab.tui.messages import JobUpdated
+
+_ANALYSIS = "intrinsic"
+
+
+def open_fine_tune(lab: LoraLabApp, entry: LibraryEntry) -> None:
+    """Ask which base the model of `entry` came from, then show what changed."""
+
+    def show(base: str) -> None:
+        lab.push_screen(FineTuneScreen(base, entry.path, entry.name))
+
+    ask_for_base(lab, entry.name, None, entry.path, show)
+
+
+class FineTuneScreen(LabScreen):
+    """A full fine-tune against its base.
+
+    Parameters
+    ----------
+    base, finetuned : locators
+    name : of the fine-tune
+    """
+
+    HELP_TITLE = "Fine-tune"
+    HELP = "The update W_ft − W₀ of every weight: its singular values, and what a LoRA of each rank would leave out."
+
+    def __init__(self, base: str, finetuned: str, name: str) -> None:
+        super().__init__(f"fine-tune {name}  against  {base}")
+        self._base = base
+        self._finetuned = finetuned
+        self._name = name
+        self._desk: JobDesk | None = None
+
+    def compose_body(self) -> ComposeResult:
+        """One analysis."""
+        analysis = self.lab.session.registry.analyses[_ANALYSIS]
+        yield AnalysisView(analysis, self._finetuned, base=None, base_model=None, before=(self._base,))
+
+    @property
+    def view(self) -> AnalysisView:
+        """What is shown."""
+        return self.query_one(AnalysisView)
+
+    def on_mount(self) -> None:
+        """Begin as soon as jobs can be given."""
+        super().on_mount()
+        self.view.table.focus()
+        self.jobs_ready()
+
+    def jobs_ready(self) -> None:
+        """Ask for the spectra."""
+        if not self.lab.is_measuring:
+            return
+        if self._desk is None:
+            self._desk = JobDesk(self.lab.jobs, self.lab.job_list)
+        try:
+            self.view.begin(self._desk)
+        except LoraLabError as error:
+            self.lab.say(str(error), severity="error")
+        self.lab.refresh_job_status()
+
+    def on_job_updated(self, message: JobUpdated) -> None:
+        """Take in what our own job tells."""
+        super().on_job_updated(message)
+        if self._desk is not None:
+            self.view.take(message.event, self._desk)
+
+    def on_unmount(self) -> None:
+        """Nobody waits any longer."""
+        if self._desk is not None:
+            self._desk.drop_all()
+
+    def action_rescan(self) -> None:
+        """Compute it again."""
+        self.view.reset()
+        self.jobs_ready()
+
+    def copy_value(self) -> Copied | None:
+        """The row under the cursor."""
+        return self.query_one(ReportTable).copied()
+
+    def export_document(self) -> ExportDocument | None:
+        """The table that is shown."""
+        return self.view.table.document(f"{self._name}-{_ANALYSIS}") if self.view.report else None
