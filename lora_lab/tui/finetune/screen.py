@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from lora_lab.errors import LoraLabError
+from lora_lab.tui import bindings
 from lora_lab.tui.base_dialog import ask_for_base
 from lora_lab.tui.detail.analysis_view import AnalysisView
 from lora_lab.tui.detail.feed import JobDesk
@@ -13,6 +14,7 @@ from lora_lab.tui.screens import LabScreen
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
+    from textual.binding import BindingType
 
     from lora_lab.domain.library import LibraryEntry
     from lora_lab.tui.app import LoraLabApp
@@ -31,7 +33,7 @@ def open_fine_tune(lab: LoraLabApp, entry: LibraryEntry) -> None:
     ask_for_base(lab, entry.name, None, entry.path, show)
 
 
-class FineTuneScreen(LabScreen):
+class FineTuneScreen(LabScreen, inherit_bindings=False):
     """A full fine-tune against its base.
 
     Parameters
@@ -42,6 +44,13 @@ class FineTuneScreen(LabScreen):
 
     HELP_TITLE = "Fine-tune"
     HELP = "The update W_ft − W₀ of every weight: its singular values, and what a LoRA of each rank would leave out."
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *bindings.FOCUS,
+        *bindings.SCREEN,
+        bindings.key("m", "next_table", "Table", "Show the report's next table", id="finetune.table", show=True),
+        bindings.key("w", "next_curve", "Curve", "Draw the other curves of the row", id="finetune.curve", show=True),
+    ]
 
     def __init__(self, base: str, finetuned: str, name: str) -> None:
         super().__init__(f"fine-tune {name}  against  {base}")
@@ -88,6 +97,20 @@ class FineTuneScreen(LabScreen):
         """Nobody waits any longer."""
         if self._desk is not None:
             self._desk.drop_all()
+
+    def unavailable(self, action: str, parameters: tuple[object, ...]) -> str | None:
+        """Say what needs a report."""
+        if action in ("next_table", "next_curve"):
+            return self.view.unavailable(action, parameters)
+        return super().unavailable(action, parameters)
+
+    def action_next_table(self) -> None:
+        """Show the next table."""
+        self.view.next_table()
+
+    async def action_next_curve(self) -> None:
+        """Draw the curves that have another axis."""
+        await self.view.next_curve()
 
     def action_rescan(self) -> None:
         """Compute it again."""

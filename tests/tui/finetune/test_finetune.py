@@ -49,6 +49,11 @@ async def test_c_on_a_model_shows_what_was_changed(size: tuple[int, int], librar
         assert copied is not None
         document = screen.export_document()
         assert document is not None
+        shown = screen.view.table.rows
+        await pilot.press("m")
+        await until(pilot, lambda: screen.view.table.rows is not shown)
+        await pilot.press("m", "w", "r")
+        await until(pilot, lambda: screen.view.report is not None, turns=20_000)
         await pilot.press("q")
         assert app.screen is app.library
 
