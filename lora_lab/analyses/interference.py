@@ -37,6 +37,7 @@ _PAPER: Final = "arXiv 2106.09685, section 7.2"
 _SIGNS: Final = "Yadav et al., arXiv 2306.01708 (TIES), section 3"
 _ENERGY: Final = "‖Σ wΔW‖²/Σ‖wΔW‖²: 1 orthogonal, n all alike, 0 cancelled"
 _CONFLICT: Final = "share of the entries that at least two have a sign for, where the signs of wΔW are not all the same"
+_CHANCE: Final = "1 − 2^(1−n) for n adapters: what independent signs have on average"
 _SHARED: Final = "mean over pairs of φ = ‖V_AᵀV_B‖²_F/min(ranks), V the right-singular vectors of ΔW"
 _RANDOM: Final = "mean over pairs of max(ranks)/d: what φ of random subspaces is on average"
 _COSINE: Final = "⟨wΔW, w'ΔW'⟩/(‖wΔW‖‖w'ΔW'‖)"
@@ -46,6 +47,7 @@ _MODULES: Final = (
     Column("adapters", "Adapters", ColumnKind.INTEGER, formula="how many have the module"),
     Column("energy_ratio", "Energy ratio", formula=_ENERGY),
     Column("sign_conflict", "Sign conflict", formula=_CONFLICT, reference=_SIGNS, low=0.0, high=1.0),
+    Column("sign_conflict_random", "Conflict, random", formula=_CHANCE, low=0.0, high=1.0),
     Column("shared_subspace", "Shared", formula=_SHARED, reference=_PAPER, low=0.0, high=1.0),
     Column("shared_subspace_random", "Shared, random", formula=_RANDOM, reference=_PAPER, low=0.0, high=1.0),
     Column("mean_cosine", "Mean cos", formula=f"mean over pairs of {_COSINE}", low=-1.0, high=1.0),
@@ -77,6 +79,7 @@ _TOTALS: Final = (
     ),
     Column("energy_ratio", "Energy ratio", formula=f"{_ENERGY}, modules together"),
     Column("sign_conflict", "Sign conflict", formula=_CONFLICT, reference=_SIGNS, low=0.0, high=1.0),
+    Column("sign_conflict_random", "Conflict, random", formula=_CHANCE, low=0.0, high=1.0),
     Column(
         "cosines",
         "cos",
@@ -269,10 +272,16 @@ def _row(place: Place, met: _Met | None) -> dict[str, Any]:
     return row | {
         "energy_ratio": _energy_ratio([met]),
         "sign_conflict": conflicts / shared if shared else None,
+        "sign_conflict_random": _chance(len(met.holders)) if shared else None,
         "shared_subspace": _mean([phi for phi, _ in met.phi.values()]),
         "shared_subspace_random": _mean([chance for _, chance in met.phi.values()]),
         "mean_cosine": _mean([cosine for cosine in cosines if cosine is not None]),
     }
+
+
+def _chance(adapters: int) -> float:
+    """Probability that fair and independent signs are not all the same: only 2 of the 2ⁿ are."""
+    return float(1 - 2.0 ** (1 - adapters))
 
 
 def _pairs(met: Sequence[_Met], names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -296,9 +305,11 @@ def _pairs(met: Sequence[_Met], names: Sequence[str]) -> Iterator[dict[str, Any]
 def _totals(met: Sequence[_Met], names: Sequence[str]) -> dict[str, Any]:
     counted = [one.signs for one in met if one.signs is not None]
     shared = sum(entries for _, entries in counted)
+    chance = math.fsum(_chance(len(one.holders)) * one.signs[1] for one in met if one.signs is not None)
     return {
         "energy_ratio": _energy_ratio(met),
         "sign_conflict": sum(conflicts for conflicts, _ in counted) / shared if shared else None,
+        "sign_conflict_random": chance / shared if shared else None,
         "cosines": _cosines(met, len(names)),
         "adapters": list(names),
     }

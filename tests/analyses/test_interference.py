@@ -18,6 +18,7 @@ MODULE_COLUMNS = [
     "adapters",
     "energy_ratio",
     "sign_conflict",
+    "sign_conflict_random",
     "shared_subspace",
     "shared_subspace_random",
     "mean_cosine",
@@ -71,6 +72,7 @@ def test_numbers_are_those_of_the_dense_updates(interference, three, strengths):
         assert row["adapters"] == 3
         assert row["energy_ratio"] == pytest.approx(energy, rel=1e-12)
         assert row["sign_conflict"] == np.mean((signs > 0).any(axis=0) & (signs < 0).any(axis=0))
+        assert row["sign_conflict_random"] == 0.75  # of eight equally likely combinations two are all the same
         assert row["mean_cosine"] == pytest.approx(
             np.mean([cosine(*two) for two in combinations(updates, 2)]), abs=1e-12
         )
@@ -92,6 +94,7 @@ def test_numbers_are_those_of_the_dense_updates(interference, three, strengths):
     totals = report.to_json()["totals"]
     energy = np.linalg.norm(sum(whole)) ** 2 / sum(np.linalg.norm(one) ** 2 for one in whole)
     assert totals["energy_ratio"] == pytest.approx(energy, rel=1e-12)
+    assert totals["sign_conflict_random"] == pytest.approx(0.75)
     matrix = np.array(totals["cosines"])
     assert np.diag(matrix) == pytest.approx([1.0] * 3, abs=1e-14)
     assert (matrix == matrix.T).all()
