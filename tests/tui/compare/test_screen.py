@@ -156,7 +156,7 @@ async def test_a_grid_that_is_queued_is_no_longer_wanted_when_the_cursor_moves_o
         await opened.pilot.pause()
         assert opened.screen.overlap.shown is None, "the grid of another module is not drawn here"
         before = len(asked(opened, "true"))
-        await opened.press("k", "k")
+        await opened.press("g")
         assert opened.screen.overlap.shown is opened.screen.overlap.heatmap
         await opened.pilot.pause(0.2)
         assert len(asked(opened, "true")) == before
