@@ -57,7 +57,7 @@ def _width() -> int:
 
 
 def _scalars(group: Scalars, room: int) -> Iterator[str]:
-    lines = [column for column in group.columns if column.kind is not ColumnKind.HEATMAP]
+    lines = [column for column in group.columns if column.kind is not ColumnKind.HEATMAP and not column.is_wide]
     longest = max((cell_len(column.title) for column in lines), default=0)
     for column in lines:
         value = group.values.get(column.id)

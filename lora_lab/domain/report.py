@@ -45,7 +45,7 @@ class Column:
     index_title: str = ""  # of a curve's horizontal axis, or "rows, columns" of a heatmap
     is_logarithmic: bool = False  # how a curve is best read
     is_marker: bool = False  # a NUMBER to be drawn as a level across the row's curves (an edge, a threshold)
-    is_wide: bool = False  # left out where room is short
+    is_wide: bool = False  # left out where room is short, and of scalars for a person
     low: float | None = None  # ends of the quantity's range, where it has any: the scale of a heatmap's colours
     high: float | None = None
 

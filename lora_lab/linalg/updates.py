@@ -62,6 +62,13 @@ class Dense(NamedTuple):
     is_target: bool = True
     rows: torch.Tensor | None = None
 
+    def within(self, first: int, end: int) -> tuple[slice | torch.Tensor, torch.Tensor]:
+        """Which of the rows from `first` to before `end` it is about, counted from `first`, and its values there."""
+        if self.rows is None:
+            return slice(None), self.values[first:end]
+        low, high = torch.searchsorted(self.rows, torch.tensor([first, end])).tolist()
+        return self.rows[low:high] - first, self.values[low:high]
+
 
 @dataclass(slots=True)
 class Fidelity:
@@ -132,6 +139,36 @@ class Update:
         return any(dora.term.is_by_column for dora in self._dora)
 
     @property
+    def plain_factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """A (R, in) and B (out, R) of the sum of all plain deltas, float64, scalings and strengths in B."""
+        return self._A, self._B
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is those factors and nothing else."""
+        return not self._dora and not self._dense
+
+    @property
+    def dense(self) -> tuple[Dense, ...]:
+        """Its dense parts."""
+        return self._dense
+
+    @property
+    def scaled_terms(self) -> tuple[Term, ...]:
+        """Terms of DoRA, whose W′ multiplies the weight."""
+        return tuple(dora.term for dora in self._dora)
+
+    def row_gains(self, rows: torch.Tensor, first: int) -> torch.Tensor:
+        """m/‖W + ΔW‖ of DoRA for the rows from `first` on of the unchanged weight, (n, terms by row) float64."""
+        gains = [dora.gain(dora.moved(rows, first), first) for dora in self._dora if not dora.term.is_by_column]
+        return torch.cat([rows.new_empty((rows.shape[0], 0), dtype=torch.float64), *gains], dim=1)
+
+    def column_gains(self) -> torch.Tensor:
+        """The same down the columns, (terms by column, in) float64, from all that :meth:`look` has seen."""
+        gains = [dora.gain(dora.squares[:0], 0) for dora in self._dora if dora.term.is_by_column]
+        return torch.cat([torch.empty((0, self.shape[1]), dtype=torch.float64), *gains])
+
+    @property
     def rows_at_once(self) -> int:
         """Rows of one block; a property of the shape alone."""
         return max(1, BLOCK_ELEMENTS // max(1, self.shape[1]))
@@ -182,23 +219,23 @@ class _Dora:
     def target(self, rows: torch.Tensor, first: int) -> torch.Tensor:
         """W′ of these rows, (n, in) float64; a row or column of zeros stays zero, its direction being undefined."""
         moved = self.moved(rows, first)
+        return moved * self.gain(moved, first)
+
+    def gain(self, moved: torch.Tensor, first: int) -> torch.Tensor:
+        """m/‖W + ΔW‖, (n, 1) of the rows W + ΔW from `first` on, or (1, in) of all that was looked at."""
         assert self.term.magnitude is not None
         magnitude = self.term.magnitude.to(torch.float64)
         if self.term.is_by_column:
             norm, wanted = self.squares.sqrt()[None, :], magnitude[None, :]
         else:
             norm = torch.linalg.vector_norm(moved, dim=1, keepdim=True)
-            wanted = magnitude[first : first + rows.shape[0], None]
-        return moved * torch.where(norm > 0, wanted / norm, 0.0)
+            wanted = magnitude[first : first + moved.shape[0], None]
+        return torch.where(norm > 0, wanted / norm, 0.0)
 
 
 def _add_dense(total: torch.Tensor, dense: Dense, rows: torch.Tensor, first: int) -> None:
     """Add one dense part to `total`, (n, in) float64, of the rows from `first` on."""
-    here: slice | torch.Tensor = slice(None)
-    values = dense.values[first : first + rows.shape[0]]
-    if dense.rows is not None:
-        begin, end = torch.searchsorted(dense.rows, torch.tensor([first, first + rows.shape[0]])).tolist()
-        here, values = dense.rows[begin:end] - first, dense.values[begin:end]
+    here, values = dense.within(first, first + rows.shape[0])
     step = values.to(torch.float64)
     if dense.is_target:
         step = step - rows[here].to(torch.float64)
@@ -246,6 +283,7 @@ def apply_update(
     *,
     rounding: Rounding = Rounding.NEAREST,
     seed: int = 0,
+    kept: torch.Tensor | None = None,
 ) -> Fidelity:
     """Change `weight` in place: W ← round(W + Σ wᵢ(W′ᵢ − W)).
 
@@ -253,6 +291,7 @@ def apply_update(
     ----------
     weight : (out, in), float16, bfloat16, float32 or float64, on the device of the factors
     seed : of stochastic rounding
+    kept : W, where `weight` holds something else, which is then replaced; of the same shape and type
 
     Returns
     -------
@@ -271,9 +310,10 @@ def apply_update(
     """
     total = Fidelity()
     device = weight.device.type
+    source = weight if kept is None else kept
     if update.needs_columns:
         for _, first, end in update.blocks():
-            update.look(weight[first:end], first)
+            update.look(source[first:end], first)
 
     def one(place: tuple[int, int, int]) -> Fidelity:
         block, first, end = place
@@ -281,9 +321,9 @@ def apply_update(
             block_generator(seed, update.name, block, device=device) if rounding is Rounding.STOCHASTIC else None
         )
         with one_thread():
-            rows = weight[first:end]
+            rows = source[first:end]
             after, fidelity = updated_rows(rows, update.delta(rows, first), weight.dtype, generator=generator)
-            rows.copy_(after)
+            weight[first:end].copy_(after)
         return fidelity
 
     if device != "cpu":

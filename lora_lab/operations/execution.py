@@ -7,7 +7,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import torch
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from lora_lab.domain.adapter import Adapter
+    from lora_lab.domain.dtypes import DType
     from lora_lab.domain.plan import Plan, PlannedFile, Step
     from lora_lab.domain.progress import Observer
     from lora_lab.domain.tensors import FileStamp, TensorRef
@@ -35,10 +36,32 @@ if TYPE_CHECKING:
     from lora_lab.operations.weights import Band
     from lora_lab.storage.staging import StagedFile, StagedFolder
 
-    Work = tuple[Step, TensorRef, int, Band, int, int, int]
-    Result = tuple[torch.Tensor, torch.Tensor, Fidelity]
+    Work = tuple[Step, TensorRef, int, Band, Any, int, int, int]
+    Result = tuple[torch.Tensor, torch.Tensor, Fidelity, int, Any]
 
+_W = TypeVar("_W")
+_R = TypeVar("_R")
 _CAST_ELEMENTS: Final = 1 << 20
+_COPY_BYTES: Final = 64 << 20  # between two looks at whether it is still wanted
+
+
+class Witness(Protocol):
+    """Whoever looks at every row that is summed, as it was and as it is."""
+
+    def begin(self, step: Step) -> None:
+        """The rows of this tensor come next."""
+
+    def prepared(self, band: Band) -> Any:
+        """What :meth:`look` wants to know of a band of rows."""
+
+    def look(self, prepared: Any, before: torch.Tensor, after: torch.Tensor, first: int) -> Any:
+        """Look at rows, counted within their band; called from several threads at once."""
+
+    def take(self, element: int, seen: Any) -> None:
+        """What was seen of the rows whose first element is `element` of the tensor; in order."""
+
+    def end(self, step: Step, sha256: str) -> None:
+        """All rows were shown; `sha256` is that of their bytes as they were."""
 
 
 class Execution:
@@ -47,11 +70,19 @@ class Execution:
     Parameters
     ----------
     adapters : the inputs, in the order that the plan's parts count
+    witness : is shown every tensor that is summed
     """
 
     def __init__(
-        self, plan: Plan, adapters: Sequence[Adapter], reader: Reader, options: MergeOptions, observer: Observer
+        self,
+        plan: Plan,
+        adapters: Sequence[Adapter],
+        reader: Reader,
+        options: MergeOptions,
+        observer: Observer,
+        witness: Witness | None = None,
     ) -> None:
+        self._witness = witness
         self._plan = plan
         self._adapters = adapters
         self._reader = reader
@@ -87,6 +118,7 @@ class Execution:
                 with staged.file(file.name, file.size_bytes) as output:
                     self._weights(file, output, pool)
             for copy in self._plan.copies:
+                stop_if_cancelled(self._observer)
                 if copy.name not in staged.finished:
                     with opened(copy.path) as source, staged.file(copy.name, copy.size_bytes) as output:
                         output.copy_from(source, 0, copy.size_bytes)
@@ -101,8 +133,8 @@ class Execution:
 
     def _open_sources(self, file: PlannedFile, stack: ExitStack) -> None:
         for step in file.steps:
-            if step.source is not None and step.source.file not in self._sources:
-                stamp = step.source.file
+            stamp = None if step.source is None else self._place(step.source).file
+            if stamp is not None and stamp not in self._sources:
                 descriptor = stack.enter_context(opened(stamp.path))
                 require_unchanged(stamp, stamp_of(descriptor, stamp.path))
                 self._sources[stamp] = descriptor
@@ -111,15 +143,17 @@ class Execution:
         output.write(file.header)
         for is_copied, steps in groupby(file.steps, key=lambda step: step.kind is StepKind.COPY):
             if is_copied:
-                for source, begin, count in _ranges([step.source for step in steps if step.source is not None]):
-                    stop_if_cancelled(self._observer)
-                    output.copy_from(self._sources[source], begin, count)
-                    self.bytes_read += count
-                    self._advance(count, file.name)
+                for source, begin, count in _ranges([self._place(step.source) for step in steps if step.source]):
+                    for at in range(begin, begin + count, _COPY_BYTES):
+                        stop_if_cancelled(self._observer)
+                        part = min(_COPY_BYTES, begin + count - at)
+                        output.copy_from(self._sources[source], at, part)
+                        self.bytes_read += part
+                        self._advance(part, file.name)
                 continue
             for step in steps:
                 for block in self._blocks(step, pool):
-                    output.write(_raw(block))
+                    output.write(raw_bytes(block))
                     self._advance(block.nbytes, step.name)
 
     def _measure(self, file: PlannedFile, pool: ThreadPoolExecutor) -> None:
@@ -136,7 +170,7 @@ class Execution:
             assert saved is not None
             tensor = self._reader.tensor(saved.tensor)
             self.bytes_read += tensor.nbytes
-            yield tensor.to(_torch(step.dtype))
+            yield tensor.to(torch_type(step.dtype))
             return
         assert step.source is not None
         self.bytes_read += step.source.size_bytes
@@ -146,7 +180,7 @@ class Execution:
             for first in range(0, rows, at_once):
                 stop_if_cancelled(self._observer)
                 before = self._rows(step.source, first, min(rows, first + at_once), columns)
-                after = rounded(before, _torch(step.dtype))
+                after = rounded(before, torch_type(step.dtype))
                 require_finite(after, before, step.name)
                 yield after
             return
@@ -155,6 +189,8 @@ class Execution:
     def _updated(self, step: Step, source: TensorRef, columns: int, pool: ThreadPoolExecutor) -> Iterator[torch.Tensor]:
         fidelity = self.fidelity.setdefault(step.name, Fidelity())
         hasher = Hasher()
+        if self._witness is not None:
+            self._witness.begin(step)
         try:
             at = 0
             for band in bands_of(step, self._adapters, self._reader):
@@ -163,6 +199,8 @@ class Execution:
                 at = band.end
             yield from self._untouched(step, source, at, matrix_shape(step)[0], columns, hasher)
             self.base_sha256[step.name] = hasher.hexdigest()
+            if self._witness is not None:
+                self._witness.end(step, self.base_sha256[step.name])
         finally:
             hasher.close()
 
@@ -180,11 +218,14 @@ class Execution:
         if band.update.needs_columns:
             for _, first, end in band.update.blocks():
                 band.update.look(self._rows(source, band.first + first, band.first + end, columns), first)
-        work = ((step, source, columns, band, *place) for place in band.update.blocks())
-        for before, after, part in _in_order(pool, self._one, work):
+        view = None if self._witness is None else self._witness.prepared(band)
+        work = ((step, source, columns, band, view, *place) for place in band.update.blocks())
+        for before, after, part, first, seen in in_order(pool, self._one, work):
             stop_if_cancelled(self._observer)
             fidelity.add(part)
-            hasher.update(_raw(before))
+            hasher.update(raw_bytes(before))
+            if self._witness is not None:
+                self._witness.take((band.first + first) * columns, seen)
             yield after
 
     def _untouched(
@@ -193,22 +234,28 @@ class Execution:
         """Rows of experts that no adapter has."""
         if end > first:
             before = self._rows(source, first, end, columns)
-            hasher.update(_raw(before))
-            yield before.to(_torch(step.dtype))
+            hasher.update(raw_bytes(before))
+            yield before.to(torch_type(step.dtype))
 
-    def _one(self, work: Work) -> tuple[torch.Tensor, torch.Tensor, Fidelity]:
-        step, source, columns, band, block, first, end = work
+    def _one(self, work: Work) -> Result:
+        step, source, columns, band, view, block, first, end = work
         generator = None
         if self._options.rounding == Rounding.STOCHASTIC:
             generator = block_generator(self._options.seed, band.update.name, block)
         with one_thread():
             before = self._rows(source, band.first + first, band.first + end, columns)
             delta = band.update.delta(before, first)
-            after, fidelity = updated_rows(before, delta, _torch(step.dtype), generator=generator)
+            after, fidelity = updated_rows(before, delta, torch_type(step.dtype), generator=generator)
             require_finite(after, before, step.name)
-        return before, after, fidelity
+            seen = None if self._witness is None else self._witness.look(view, before, after, first)
+        return before, after, fidelity, first, seen
+
+    def _place(self, source: TensorRef) -> TensorRef:
+        """Where the bytes of a tensor are."""
+        return source
 
     def _rows(self, source: TensorRef, first: int, end: int, columns: int) -> torch.Tensor:
+        """Rows of a tensor before it is changed."""
         return read_rows(self._sources[source.file], source, first, end, columns)
 
     def _advance(self, count: int, what: str) -> None:
@@ -216,10 +263,10 @@ class Execution:
         self._observer.advance(min(self._done_bytes, self._plan.bytes_to_write), self._plan.bytes_to_write, what)
 
 
-def _in_order(pool: ThreadPoolExecutor, function: Callable[[Work], Result], work: Iterable[Work]) -> Iterator[Result]:
+def in_order(pool: ThreadPoolExecutor, function: Callable[[_W], _R], work: Iterable[_W]) -> Iterator[_R]:
     """Results in the order of `work`, a few of them ahead of whoever takes them."""
     ahead = worker_count() * 4
-    waiting: deque[Future[Result]] = deque()
+    waiting: deque[Future[_R]] = deque()
     for one in work:
         waiting.append(pool.submit(function, one))
         if len(waiting) > ahead:
@@ -242,13 +289,15 @@ def _ranges(refs: Sequence[TensorRef]) -> Iterator[tuple[FileStamp, int, int]]:
         yield run
 
 
-def _torch(dtype: Any) -> torch.dtype:
+def torch_type(dtype: DType) -> torch.dtype:
+    """The torch type of a weight that is computed with."""
     found = torch_dtype(dtype)
     assert found is not None
     return found
 
 
-def _raw(block: torch.Tensor) -> memoryview:
+def raw_bytes(block: torch.Tensor) -> memoryview:
+    """Bytes of a block as they are stored."""
     # numpy has no bfloat16; the bytes are the same whatever they are called.
     flat: Any = block.contiguous().reshape(-1).view(torch.uint8).numpy()
     return memoryview(flat)

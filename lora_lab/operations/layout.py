@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.domain.plan import CopiedFile, Plan, PlannedFile, Step, StepKind
 from lora_lab.domain.report import Finding
-from lora_lab.errors import quoted
+from lora_lab.errors import FileFormatError, quoted
 from lora_lab.storage.files import inside, opened, read_at, read_json
-from lora_lab.storage.header import read_header
+from lora_lab.storage.header import parsed_header, read_header
 from lora_lab.storage.layout import Entry, header_bytes, in_aligned_order
+from lora_lab.storage.strict_json import JsonRefusedError, parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from lora_lab.domain.base import Base
     from lora_lab.domain.dtypes import DType
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _INDEX: Final = ".safetensors.index.json"
 _CONFIGURATION: Final = "config.json"
+_MOST_VALUES: Final = 2_000_000
 # Other forms of the same weights: they would say something else than the output.
 _WEIGHTS: Final = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".npz", ".ot")
 _OWN: Final = ("lora_lab_receipt.json",)
@@ -46,10 +48,16 @@ def steps_of(changes: Changes, base: Base, dtype: DType | None) -> dict[str, Ste
     return steps
 
 
-def weight_files(steps: Mapping[str, Step], base: Base) -> tuple[PlannedFile, ...]:
+def weight_files(
+    steps: Mapping[str, Step], base: Base, headers: Mapping[str, bytes] | None = None
+) -> tuple[PlannedFile, ...]:
     """Files of weights, divided as the base's; what is added goes to the last.
 
     A file whose tensors keep their names, types and shapes keeps the very bytes of its header.
+
+    Parameters
+    ----------
+    headers : by path, where the base's files are not there to be read, the length in front of each
     """
     files = []
     added = [step for step in steps.values() if step.source is None]
@@ -57,20 +65,29 @@ def weight_files(steps: Mapping[str, Step], base: Base) -> tuple[PlannedFile, ..
         own = [step for step in steps.values() if step.source is not None and step.source.file == shard]
         own.sort(key=lambda step: step.source.begin_bytes if step.source else 0)
         extra = added if shard is base.shards[-1] else []
-        files.append(_weight_file(shard, own, extra))
+        files.append(_weight_file(shard, own, extra, None if headers is None else headers[shard.path]))
     return tuple(files)
 
 
-def _weight_file(shard: FileStamp, own: Sequence[Step], extra: Sequence[Step]) -> PlannedFile:
+def header_of(path: str) -> bytes:
+    """The header of a safetensors file, its length in front."""
+    with opened(path) as descriptor:
+        length = int.from_bytes(read_at(descriptor, path, 0, 8), "little")
+        return read_at(descriptor, path, 0, 8 + length)
+
+
+def _weight_file(
+    shard: FileStamp, own: Sequence[Step], extra: Sequence[Step], header: bytes | None = None
+) -> PlannedFile:
     name = Path(shard.path).name
     if not extra and all(_is_like_source(step) for step in own):
-        with opened(shard.path) as descriptor:
-            length = int.from_bytes(read_at(descriptor, shard.path, 0, 8), "little")
-            header = read_at(descriptor, shard.path, 0, 8 + length)
-        return PlannedFile(name, tuple(own), header, shard.size_bytes)
+        whole = header or header_of(shard.path)
+        if len(whole) + sum(step.source.size_bytes for step in own if step.source) == shard.size_bytes:
+            return PlannedFile(name, tuple(own), whole, shard.size_bytes)
     by_name = {step.name: step for step in (*own, *extra)}
     entries = in_aligned_order(Entry(step.name, step.dtype, step.shape) for step in by_name.values())
-    header = header_bytes(entries, read_header(shard.path).metadata)
+    metadata = read_header(shard.path).metadata if header is None else parsed_header(header[8:], shard).metadata
+    header = header_bytes(entries, metadata)
     size = len(header) + sum(entry.size_bytes for entry in entries)
     return PlannedFile(name, tuple(by_name[entry.name] for entry in entries), header, size)
 
@@ -80,9 +97,14 @@ def _is_like_source(step: Step) -> bool:
 
 
 def other_files(
-    base: Base, plan_files: Sequence[PlannedFile]
+    base: Base, plan_files: Sequence[PlannedFile], originals: Mapping[str, bytes] | None = None
 ) -> tuple[tuple[CopiedFile, ...], dict[str, bytes], list[Finding]]:
-    """Files that go along, documents that are written anew, and what is left behind."""
+    """Files that go along, documents that are written anew, and what is left behind.
+
+    Parameters
+    ----------
+    originals : documents of the base, where what is in its folder is something else
+    """
     root = Path(base.path)
     if not root.is_dir():
         return (), {}, []
@@ -101,7 +123,7 @@ def other_files(
             continue
         source = inside(root, name)
         copies.append(CopiedFile(name, str(source), source.stat().st_size))
-    documents = _documents(base, root, plan_files)
+    documents = _documents(base, root, plan_files, originals or {})
     kept = tuple(file for file in copies if file.name not in documents)
     return kept, documents, _left(left)
 
@@ -127,19 +149,35 @@ def _regular_files(root: Path) -> list[Path]:
     return [path for path in found if path.is_file()]
 
 
-def _documents(base: Base, root: Path, files: Sequence[PlannedFile]) -> dict[str, bytes]:
+def _documents(
+    base: Base, root: Path, files: Sequence[PlannedFile], originals: Mapping[str, bytes]
+) -> dict[str, bytes]:
     """The index and the configuration, where they would otherwise say something else than the weights."""
-    documents = {}
-    index = next((path for path in sorted(root.glob(f"*{_INDEX}"))), None)
+    documents = dict(originals)
+    index = min((*(path.name for path in root.glob(f"*{_INDEX}")), *_ending(originals, _INDEX)), default=None)
     if index is not None and len(files) > 1:
-        documents[index.name] = _index(index, files)
+        documents[index] = _index(originals.get(index) or (root / index).read_bytes(), root / index, files)
     configuration = root / _CONFIGURATION
     if configuration.is_file():
-        before = read_json(configuration)
+        before = _read(originals.get(_CONFIGURATION), configuration)
         after = _configured(dict(before), base, files)
         if after != before:
             documents[_CONFIGURATION] = _json(after)
     return documents
+
+
+def _ending(names: Iterable[str], end: str) -> list[str]:
+    return [name for name in names if name.endswith(end)]
+
+
+def _read(raw: bytes | None, path: Path, limit_bytes: int = 1 << 20) -> Any:
+    """The JSON of `raw`, or of the file at `path`."""
+    if raw is None:
+        return read_json(path, limit_bytes=limit_bytes)
+    try:
+        return parse_json(raw, most_values=_MOST_VALUES)
+    except JsonRefusedError as error:
+        raise FileFormatError(f"What was kept of {quoted(path)} {error}.") from None
 
 
 def _configured(document: dict[str, Any], base: Base, files: Sequence[PlannedFile]) -> dict[str, Any]:
@@ -156,14 +194,14 @@ def _configured(document: dict[str, Any], base: Base, files: Sequence[PlannedFil
     return document
 
 
-def _index(path: Path, files: Sequence[PlannedFile]) -> bytes:
+def _index(raw: bytes, path: Path, files: Sequence[PlannedFile]) -> bytes:
     """The base's index with every tensor where it is now; its own bytes when nothing moved."""
-    document = dict(read_json(path, limit_bytes=50 << 20))
+    document = dict(_read(raw, path))
     weight_map = {step.name: file.name for file in files for step in file.steps}
     metadata = dict(document.get("metadata") or {})
     total = sum(file.size_bytes - len(file.header) for file in files)
     if document.get("weight_map") == weight_map and metadata.get("total_size", total) == total:
-        return path.read_bytes()
+        return raw
     if "total_size" in metadata:
         metadata["total_size"] = total
     return _json({**document, "metadata": metadata, "weight_map": dict(sorted(weight_map.items()))})

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import time
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
-from lora_lab.domain import figures
 from lora_lab.domain.progress import Unwatched
-from lora_lab.domain.report import Column, ColumnKind, Scalars
-from lora_lab.errors import OperationError, quoted
-from lora_lab.operations.execution import Execution, peak_memory_bytes
+from lora_lab.operations.execution import Execution
 from lora_lab.operations.layout import plan_of
 from lora_lab.operations.options import MergeOptions
 from lora_lab.operations.planning import changes_of
-from lora_lab.operations.receipt import RECEIPT, receipt_bytes, report_of
+from lora_lab.operations.running import Outcome, Target, carried_out
+from lora_lab.operations.undo_writing import UndoWriter
 from lora_lab.storage.disk import Disk
-from lora_lab.storage.staging import Finished, StagedFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from lora_lab.domain.adapter import Adapter
     from lora_lab.domain.base import Base
@@ -29,13 +24,7 @@ if TYPE_CHECKING:
     from lora_lab.domain.progress import Observer
     from lora_lab.domain.report import InputRecord, Report
     from lora_lab.extension.contracts import Reader
-
-# What a receipt, journal and folders take, and room that a file system keeps for itself.
-_SPARE_BYTES: Final = 4 << 20
-PLANNED: Final = (
-    Column("bytes_to_write", "To write", ColumnKind.BYTES, unit="bytes"),
-    Column("tensors_to_change", "Tensors to change", ColumnKind.INTEGER),
-)
+    from lora_lab.storage.staging import StagedFolder
 
 
 def plan_merge(adapters: Sequence[Adapter], base: Base, options: MergeOptions) -> Plan:
@@ -71,8 +60,10 @@ def merge(
     reader: Reader,
     options: MergeOptions | None = None,
     inputs: Callable[[], Sequence[InputRecord]] = tuple,
+    undo: Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    dry_run: bool = False,
     disk: Disk | None = None,
     observer: Observer | None = None,
 ) -> Report:
@@ -82,7 +73,9 @@ def merge(
     ----------
     output : a folder that is not there, or is replaced with `overwrite`
     inputs : gives what was read, for the receipt; asked when everything else is done
+    undo : file to write what gives the base back without it, see :mod:`~lora_lab.operations.undo`
     resume : go on with what an interrupted run of the same merge has finished
+    dry_run : say what would be written, and write nothing
 
     Returns
     -------
@@ -103,80 +96,17 @@ def merge(
     blocks of rows and the factors of one tensor.
     """
     options = options or MergeOptions()
-    started = time.perf_counter()
     plan = plan_merge(adapters, base, options)
-    disk = disk or Disk()
-    with StagedFolder(output, plan.id, disk=disk, overwrite=overwrite, resume=resume) as staged:
-        if staged.is_complete:
-            raise OperationError(
-                f"{quoted(output)} was completed by the run that was interrupted.", hint="There is nothing left to do."
-            )
-        _require_room(plan, output, sum(file.size_bytes for file in staged.finished.values()), disk)
-        execution = Execution(plan, adapters, reader, options, observer or Unwatched())
-        execution.write(staged)
-        report = replace(_report(plan, adapters, execution, staged, started), inputs=tuple(inputs()))
-        content = receipt_bytes(report)
-        with staged.file(RECEIPT, len(content)) as file:
-            file.write(content)
-        staged.commit()
-    return report
+    target = Target(output, overwrite, resume, disk or Disk(), inputs, is_dry=dry_run)
 
+    def work(staged: StagedFolder) -> Outcome:
+        writer = None
+        if undo is not None:
+            replaces = overwrite or resume
+            writer = UndoWriter(undo, output, plan, base, adapters, options, disk=target.disk, overwrite=replaces)
+        with writer or nullcontext():
+            execution = Execution(plan, adapters, reader, options, observer or Unwatched(), writer)
+            execution.write(staged)
+            return Outcome(execution, (writer.finish(staged.finished),) if writer else ())
 
-def _report(
-    plan: Plan, adapters: Sequence[Adapter], execution: Execution, staged: StagedFolder, started: float
-) -> Report:
-    """What was done, when everything but the receipt is written."""
-    numbers: dict[str, Any] = {
-        "seconds": time.perf_counter() - started,
-        "bytes_read": execution.bytes_read,
-        "bytes_written": sum(file.size_bytes for file in staged.finished.values()),
-        "peak_memory_bytes": peak_memory_bytes(),
-    }
-    return report_of(
-        plan,
-        [adapter.name for adapter in adapters],
-        fidelity=execution.fidelity,
-        base_sha256=execution.base_sha256,
-        outputs=sorted(staged.finished.values()),
-        figures=numbers,
-    )
-
-
-def preview(
-    adapters: Sequence[Adapter],
-    base: Base,
-    output: Path,
-    *,
-    options: MergeOptions | None = None,
-    overwrite: bool = False,
-) -> Report:
-    """Say what :func:`merge` would write, and write nothing.
-
-    Raises
-    ------
-    as :func:`merge` does before its first byte
-    """
-    plan = plan_merge(adapters, base, options or MergeOptions())
-    if os.path.lexists(output) and not overwrite:
-        raise OperationError(f"{quoted(output)} exists already.", hint="Choose another name, or pass --overwrite.")
-    _require_room(plan, output, 0, Disk())
-    files = [Finished(name, "", size) for name, size in plan.sizes]
-    updates = [step for file in plan.files for step in file.steps if step.parts]
-    names = [adapter.name for adapter in adapters]
-    report = report_of(plan, names, fidelity={}, base_sha256={}, outputs=sorted(files), figures={})
-    planned = {"bytes_to_write": plan.bytes_to_write, "tensors_to_change": len(updates)}
-    return replace(report, scalars=(*report.scalars, Scalars("plan", "Plan", PLANNED, planned)))
-
-
-def _require_room(plan: Plan, target: Path, there_bytes: int, disk: Disk) -> None:
-    """Refuse before the first byte where they cannot all be written."""
-    parent = Path(os.path.abspath(target)).parent  # noqa: PTH100 - the name as given, not where a link leads
-    if not parent.is_dir():
-        raise OperationError(f"The folder {quoted(parent)} is not there.", hint="Make it, or choose another place.")
-    needed = plan.bytes_to_write - there_bytes + _SPARE_BYTES
-    free = disk.free_bytes(parent)
-    if free < needed:
-        raise OperationError(
-            f"{quoted(target)} takes {figures.size(needed)}, got {figures.size(free)} free where it is to be.",
-            hint="Free some space, or choose another disk.",
-        )
+    return carried_out(plan, [adapter.name for adapter in adapters], target, work)

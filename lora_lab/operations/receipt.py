@@ -25,12 +25,12 @@ _SHOWN: Final = 3
 
 SUMMARY: Final = (
     Column("operation", "Operation", ColumnKind.TEXT),
-    Column("arguments", "Arguments", ColumnKind.VALUE),
+    Column("arguments", "Arguments", ColumnKind.VALUE, is_wide=True),
     Column("seconds", "Seconds", unit="s"),
     Column("bytes_read", "Read", ColumnKind.BYTES, unit="bytes"),
     Column("bytes_written", "Written", ColumnKind.BYTES, unit="bytes"),
     Column("peak_memory_bytes", "Peak memory", ColumnKind.BYTES, unit="bytes", formula="largest resident set"),
-    Column("versions", "Versions", ColumnKind.VALUE),
+    Column("versions", "Versions", ColumnKind.VALUE, is_wide=True),
 )
 OUTPUTS: Final = (
     Column("path", "File", ColumnKind.TEXT),

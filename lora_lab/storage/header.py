@@ -103,6 +103,23 @@ def read_header(path: str | Path, *, limits: HeaderLimits = _DEFAULT_LIMITS) -> 
         stamp = stamp_of(descriptor, path)
         raw = _header_bytes(descriptor, path, stamp.size_bytes, limits)
         require_unchanged(stamp, stamp_of(descriptor, path))
+    return parsed_header(raw, stamp, limits=limits)
+
+
+def parsed_header(raw: bytes, stamp: FileStamp, *, limits: HeaderLimits = _DEFAULT_LIMITS) -> Header:
+    """Check a header that is in memory.
+
+    Parameters
+    ----------
+    raw : its JSON
+    stamp : the file that it is said to be of; nothing of it is read
+
+    Raises
+    ------
+    FileFormatError
+        as :func:`read_header`.
+    """
+    path = stamp.path
     try:
         metadata, tensors, findings = _parse(raw, stamp, limits)
     except JsonRefusedError as error:

@@ -173,8 +173,8 @@ class StagedFolder:
         """Give the folder its name, and let go of what had it."""
         with explained(self.target):
             self._disk.sync_folder(self.folder)
+            self._note({_COMMITTING: self._identity(self.folder)})
             if self._is_overwriting and os.path.lexists(self.target):
-                self._note({_COMMITTING: self._identity(self.folder)})
                 self._replace()
             else:
                 self._disk.rename_new(self.folder, self.target)
@@ -196,7 +196,7 @@ class StagedFolder:
         self._disk.remove_tree(old)
 
     def _recover(self) -> None:
-        """Bring an exchange that was interrupted to its end."""
+        """Bring a commit that was interrupted to its end."""
         noted = [line[_COMMITTING] for line in self._journal_lines() if _COMMITTING in line]
         committing = noted[-1] if noted else None
         if committing is None:

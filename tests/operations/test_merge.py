@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import MODULES, delta_of, factors, write_adapter
+from builders import MODULES, contents, delta_of, factors, write_adapter, write_sharded
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from storage.faulty import FULL, FaultyDisk, Killed
@@ -26,35 +26,6 @@ from lora_lab.operations.options import MergeOptions
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
 
 
-def write_sharded(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
-    """A base in two files with an index, other tensors between those that change, and files beside them."""
-    folder.mkdir(parents=True)
-    generator = torch.Generator().manual_seed(5)
-    tensors = {
-        f"{module}.weight": (0.1 * torch.randn(shape, generator=generator)).to(dtype)
-        for module, shape in MODULES.items()
-    }
-    tensors["model.norm.weight"] = torch.ones(16, dtype=dtype)
-    tensors["model.embed_tokens.weight"] = torch.randn(32, 16, generator=generator).to(dtype)
-    tensors["model.steps"] = torch.arange(3)
-    names = sorted(tensors)
-    halves = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
-    for file, own in halves.items():
-        save_file({name: tensors[name] for name in own}, folder / file, metadata={"format": "pt", "by": "test"})
-    weight_map = {name: file for file, own in halves.items() for name in own}
-    size = sum(tensor.nbytes for tensor in tensors.values())
-    (folder / "model.safetensors.index.json").write_text(
-        json.dumps({"metadata": {"total_size": size}, "weight_map": weight_map})
-    )
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "dtype": str(dtype).removeprefix("torch.")}))
-    (folder / "tokenizer.json").write_text("{}")
-    (folder / "sub").mkdir()
-    (folder / "sub" / "notes.txt").write_text("kept")
-    (folder / "pytorch_model.bin").write_bytes(b"old")
-    (folder / ".hidden").write_text("not")
-    return folder
-
-
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     return write_sharded(tmp_path / "base")
@@ -67,10 +38,6 @@ def adapter(tmp_path: Path) -> Path:
 
 def whole(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def merged(adapter: Path, base: Path, output: Path, **more: Any) -> Any:
@@ -328,7 +295,10 @@ def test_a_dry_run_writes_nothing(adapter: Path, base: Path, tmp_path: Path) -> 
     real = merged(adapter, base, tmp_path / "out")
     sizes = {row["path"]: row["size_bytes"] for row in real.table("outputs").rows}
     assert {row["path"]: row["size_bytes"] for row in plan.table("outputs").rows} == sizes
-    assert plan.to_json()["plan"] == {"bytes_to_write": sum(sizes.values()), "tensors_to_change": len(MODULES)}
+    planned = plan.to_json()["plan"]
+    assert planned["bytes_free"] > 0
+    assert planned["bytes_to_write"] == sum(sizes.values())
+    assert planned["tensors_to_change"] == len(MODULES)
 
 
 def test_tied_layers_part_where_one_changes(tmp_path: Path) -> None:

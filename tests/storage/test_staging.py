@@ -100,11 +100,11 @@ def test_going_on_writes_only_what_is_missing(tmp_path: Path, source: Path) -> N
     target = tmp_path / "out"
     total = calls(tmp_path, source, is_there=False)
     with pytest.raises(Killed):
-        make(target, source, FaultyDisk(total - 3), overwrite=False)  # the last rename of all
+        make(target, source, FaultyDisk(total - 6), overwrite=False)  # the last note before the last rename
     with StagedFolder(target, PLAN, resume=True) as staged:
         assert staged.finished.keys() == new_files(source).keys()
     with pytest.raises(Killed):
-        make(target, source, FaultyDisk(total - 3), overwrite=False)
+        make(target, source, FaultyDisk(total - 6), overwrite=False)
     changed = staged.folder / "model-1.bin"
     changed.write_bytes(b"x" * changed.stat().st_size)
     with StagedFolder(target, PLAN, resume=True) as staged:

@@ -1,0 +1,149 @@
+"""What every operation that writes a model has in common: staging, room, receipt, name."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from lora_lab.domain import figures
+from lora_lab.domain.report import Column, ColumnKind, Scalars
+from lora_lab.errors import OperationError, quoted
+from lora_lab.operations.execution import peak_memory_bytes
+from lora_lab.operations.receipt import RECEIPT, receipt_bytes, report_of
+from lora_lab.storage.disk import Disk
+from lora_lab.storage.staging import Finished, StagedFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lora_lab.domain.plan import Plan
+    from lora_lab.domain.report import Finding, InputRecord, Report, Table
+    from lora_lab.operations.execution import Execution
+
+
+# What a receipt, journal and folders take, and room that a file system keeps for itself.
+_SPARE_BYTES: Final = 4 << 20
+PLANNED: Final = (
+    Column("bytes_to_write", "To write", ColumnKind.BYTES, unit="bytes"),
+    Column("bytes_free", "Free there", ColumnKind.BYTES, unit="bytes"),
+    Column("tensors_to_change", "Tensors to change", ColumnKind.INTEGER),
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where an operation writes, and how.
+
+    output : a folder that is not there, or is replaced with `overwrite`
+    resume : go on with what an interrupted run of the same operation has finished
+    inputs : gives what was read, for the receipt; asked when everything else is done
+    is_dry : say what would be written, and write nothing
+    """
+
+    output: Path
+    overwrite: bool = False
+    resume: bool = False
+    disk: Disk = field(default_factory=Disk)
+    inputs: Callable[[], Sequence[InputRecord]] = tuple
+    is_dry: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done, beyond the files."""
+
+    execution: Execution
+    scalars: tuple[Scalars, ...] = ()
+    tables: tuple[Table, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+def carried_out(plan: Plan, names: Sequence[str], target: Target, work: Callable[[StagedFolder], Outcome]) -> Report:
+    """Let `work` write the files of `plan`, add the receipt, and give the folder its name.
+
+    Parameters
+    ----------
+    names : of the adapters, in the order that the plan's parts count
+
+    Raises
+    ------
+    OperationError
+        no room, no permission, or the output exists.
+    """
+    if target.is_dry:
+        return previewed(plan, names, target)
+    started = time.perf_counter()
+    output = target.output
+    with StagedFolder(output, plan.id, disk=target.disk, overwrite=target.overwrite, resume=target.resume) as staged:
+        if staged.is_complete:
+            raise OperationError(
+                f"{quoted(output)} was completed by the run that was interrupted.", hint="There is nothing left to do."
+            )
+        require_room(plan, output, sum(file.size_bytes for file in staged.finished.values()), target.disk)
+        outcome = work(staged)
+        execution = outcome.execution
+        numbers = {
+            "seconds": time.perf_counter() - started,
+            "bytes_read": execution.bytes_read,
+            "bytes_written": sum(file.size_bytes for file in staged.finished.values()),
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+        report = report_of(
+            plan,
+            names,
+            fidelity=execution.fidelity,
+            base_sha256=execution.base_sha256,
+            outputs=sorted(staged.finished.values()),
+            figures=numbers,
+        )
+        report = replace(
+            report,
+            inputs=tuple(target.inputs()),
+            scalars=(*report.scalars, *outcome.scalars),
+            tables=(*report.tables, *outcome.tables),
+            findings=(*report.findings, *outcome.findings),
+        )
+        content = receipt_bytes(report)
+        with staged.file(RECEIPT, len(content)) as file:
+            file.write(content)
+        staged.commit()
+    return report
+
+
+def previewed(plan: Plan, names: Sequence[str], target: Target) -> Report:
+    """Say what :func:`carried_out` would write, and refuse what it would refuse before its first byte."""
+    if os.path.lexists(target.output) and not target.overwrite:
+        raise OperationError(
+            f"{quoted(target.output)} exists already.", hint="Choose another name, or pass --overwrite."
+        )
+    require_room(plan, target.output, 0, target.disk)
+    files = [Finished(name, "", size) for name, size in plan.sizes]
+    updates = [step for file in plan.files for step in file.steps if step.parts]
+    report = report_of(plan, names, fidelity={}, base_sha256={}, outputs=sorted(files), figures={})
+    planned = {
+        "bytes_to_write": plan.bytes_to_write,
+        "bytes_free": target.disk.free_bytes(_folder_of(target.output)),
+        "tensors_to_change": len(updates),
+    }
+    return replace(report, scalars=(*report.scalars, Scalars("plan", "Plan", PLANNED, planned)))
+
+
+def require_room(plan: Plan, target: Path, there_bytes: int, disk: Disk) -> None:
+    """Refuse before the first byte where they cannot all be written."""
+    parent = _folder_of(target)
+    if not parent.is_dir():
+        raise OperationError(f"The folder {quoted(parent)} is not there.", hint="Make it, or choose another place.")
+    needed = plan.bytes_to_write - there_bytes + _SPARE_BYTES
+    free = disk.free_bytes(parent)
+    if free < needed:
+        raise OperationError(
+            f"{quoted(target)} takes {figures.size(needed)}, got {figures.size(free)} free where it is to be.",
+            hint="Free some space, or choose another disk.",
+        )
+
+
+def _folder_of(target: Path) -> Path:
+    return Path(os.path.abspath(target)).parent  # noqa: PTH100 - the name as given, not where a link leads
