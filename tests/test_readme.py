@@ -6,6 +6,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -41,8 +42,20 @@ def transcript(block: Block) -> list[tuple[str, str]]:
     return [(command, shown.strip("\n")) for command, shown in zip(parts[1::2], parts[2::2], strict=True)]
 
 
-def run(command: str) -> str:
-    """What a command prints, run in the project's folder at 100 columns."""
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a clone is, where commands may write."""
+    folder = tmp_path_factory.mktemp("clone")
+    for path in ROOT.iterdir():
+        if path.name == "sample_adapters":
+            shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif not path.name.startswith("."):
+            (folder / path.name).symlink_to(path)
+    return folder
+
+
+def run(command: str, place: Path = ROOT) -> str:
+    """What a command prints, run in `place` at 100 columns."""
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -51,7 +64,7 @@ def run(command: str) -> str:
     }
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
-        cwd=ROOT,
+        cwd=place,
         env=environment,
         capture_output=True,
         text=True,
@@ -64,19 +77,20 @@ def run(command: str) -> str:
 @pytest.mark.parametrize(
     "block", [b for b in blocks() if b.language == "console"], ids=lambda block: f"line {block.line}"
 )
-def test_console_block(block: Block) -> None:
+def test_console_block(block: Block, place: Path) -> None:
     """Each command of the block prints what stands under it; lines of only … stand for any lines."""
     for command, shown in transcript(block):
         pattern = ".*".join(re.escape(part) for part in re.split(r"(?m)^ *…$", shown))
-        assert re.fullmatch(pattern, run(command), flags=re.DOTALL), f"{shlex.quote(command)} printed:\n{run(command)}"
+        printed = run(command, place)
+        assert re.fullmatch(pattern, printed, flags=re.DOTALL), f"{shlex.quote(command)} printed:\n{printed}"
 
 
 @pytest.mark.parametrize(
     "block", [b for b in blocks() if b.language == "python"], ids=lambda block: f"line {block.line}"
 )
-def test_python_block(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_block(block: Block, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The block runs; each `# prints` comment is what its line prints."""
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(place)
     printed = io.StringIO()
     with redirect_stdout(printed):
         exec(compile(block.text, str(README), "exec"), {})

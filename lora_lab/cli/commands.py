@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_lab.cli.changing import merge_command
+from lora_lab.cli.changing import CHANGING
 from lora_lab.cli.context import (
     OpenApplication,
     emit,
@@ -224,4 +224,5 @@ def _split(text: str) -> tuple[str, str]:
     return key, value
 
 
-program.add_command(merge_command)
+for command in CHANGING:
+    program.add_command(command)

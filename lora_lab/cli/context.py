@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from lora_lab.domain import figures
 from lora_lab.errors import LoraLabError
 from lora_lab.safetext import safe_text
 
@@ -29,7 +30,7 @@ _SESSION_OPTIONS = ("device", "seed", "offline", "allow_pickle", "follow_symlink
 
 def session_options(command: Command) -> Command:
     """Options that decide what a session may do."""
-    return _with(
+    return stacked(
         command,
         (
             click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps."),
@@ -48,7 +49,7 @@ def session_options(command: Command) -> Command:
 
 def output_options(command: Command) -> Command:
     """Options that decide what is shown."""
-    return _with(
+    return stacked(
         command,
         (
             click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
@@ -59,7 +60,7 @@ def output_options(command: Command) -> Command:
     )
 
 
-def _with(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
+def stacked(command: Command, options: Sequence[Callable[[Any], Any]]) -> Command:
     """`command` with `options` in their order: a function is given its last one first, a made command its first."""
     for option in options if isinstance(command, click.Command) else reversed(options):
         command = option(command)
@@ -121,9 +122,15 @@ def _fault(value: object) -> None:
 
 
 class Progress:
-    """A line on stderr with count, rate and time left; nothing where stderr is no terminal."""
+    """A line on stderr with count, rate and time left; nothing where stderr is no terminal.
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    Parameters
+    ----------
+    is_bytes : whether what is counted are bytes
+    """
+
+    def __init__(self, options: Mapping[str, Any], *, is_bytes: bool = False) -> None:
+        self._said: Callable[[int], str] = figures.size if is_bytes else str
         self._is_shown = sys.stderr.isatty() and not options["no_progress"] and not options["quiet"]
         self._start = time.monotonic()
         self._last = 0.0
@@ -139,7 +146,8 @@ class Progress:
         rate = done / spent
         left = (total - done) / rate if rate else 0.0
         print(
-            f"\r\x1b[K{done}/{total}  {rate:.0f}/s  {left:.0f} s left  {safe_text(what, limit=40)}",
+            f"\r\x1b[K{self._said(done)}/{self._said(total)}  {self._said(round(rate))}/s  {left:.0f} s left  "
+            f"{safe_text(what, limit=40)}",
             end="",
             file=sys.stderr,
             flush=True,
@@ -158,9 +166,9 @@ class Progress:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def watched(options: Mapping[str, Any], work: Callable[[Progress], Report]) -> Report:
+def watched(options: Mapping[str, Any], work: Callable[[Progress], Report], *, is_bytes: bool = False) -> Report:
     """Do `work` with progress on stderr, which is taken away at the end."""
-    progress = Progress(options)
+    progress = Progress(options, is_bytes=is_bytes)
     try:
         return work(progress)
     finally:

@@ -18,6 +18,7 @@ from lora_lab.extension.contracts import AnalysisContext, Need, OnProcessor, Rea
 from lora_lab.extension.registry import Registry, load_registry
 from lora_lab.formats.opening import is_configuration, open_adapter, open_base, open_configuration
 from lora_lab.session import listing
+from lora_lab.session.changing import Changing
 from lora_lab.session.guarded import attributed, checked_report, guarded_formats
 from lora_lab.session.inspection import inspect_adapter, inspect_base
 from lora_lab.session.library import Library
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 _ARRAY_BYTES = 4 << 30
 
 
-class Session:
+class Session(Changing):
     """Opens, lists and analyses adapters and bases.
 
     Parameters
@@ -311,28 +312,6 @@ class Session:
             return self.adapter(locator)
         place, _ = self._path(locator)
         return self.base(locator) if is_configuration(place) else self.open(locator)
-
-    # Changing
-
-    def merge(self, adapters: Sequence[str], *, base: str, output: str | Path, **choices: Any) -> Report:
-        """Merge adapters into a base: W ← W + Σ wᵢ(W′ᵢ − W), streamed, rounded once, with a receipt.
-
-        Parameters
-        ----------
-        adapters : locators
-        base : locator of the model they were trained on
-        output : the folder to appear
-        choices : those of :func:`lora_lab.session.changing.merge`: strengths, dtype, rounding, modules, partial,
-            skip_saved_modules, saved_modules_from, overwrite, resume, dry_run, observer
-
-        Raises
-        ------
-        LoraLabError
-            something does not fit, and nothing was written; or the disk, or the observer, says no.
-        """
-        from lora_lab.session.changing import merge
-
-        return merge(self, adapters, base=base, output=output, **choices)
 
     # What is installed
 

@@ -1,0 +1,201 @@
+"""The same operation again, from its receipt: the same inputs by their hashes, and the same bytes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
+from lora_lab.errors import CompatibilityError, FileFormatError, MissingFileError, OperationError, quoted
+from lora_lab.operations.receipt import versions
+from lora_lab.operations.receipt_file import merge_options, read_receipt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from lora_lab.domain.report import InputRecord
+    from lora_lab.operations.receipt_file import Input, ReceiptFile
+
+# What a receipt may ask for; nothing else that a session can do is reached by a name from a file.
+REPLAYED: Final = ("merge", "unmerge", "swap")
+_NO_LOCATOR: Final = ("modules", "saved_modules_from", "dtype", "rounding")
+_DTYPES: Final = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_SHOWN: Final = 3
+
+SUMMARY: Final = (
+    Column("ok", "The same bytes", ColumnKind.VALUE),
+    Column("operation", "Operation", ColumnKind.TEXT),
+    Column("arguments", "Arguments", ColumnKind.VALUE, is_wide=True),
+    Column("versions", "Versions then", ColumnKind.VALUE, is_wide=True),
+    Column("versions_now", "Versions now", ColumnKind.VALUE, is_wide=True),
+)
+FILES: Final = (
+    Column("path", "File", ColumnKind.TEXT),
+    Column("ok", "The same", ColumnKind.VALUE),
+    Column("expected", "sha256 in the receipt", ColumnKind.TEXT, is_wide=True),
+    Column("sha256", "sha256 now", ColumnKind.TEXT, is_wide=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What is to be done again.
+
+    operation : one of :data:`REPLAYED`
+    arguments : as the receipt has them, each locator replaced by the one under which the input was found
+    """
+
+    operation: str
+    arguments: Mapping[str, Any]
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """Arguments by which a session merges, whose seed is its own.
+
+        Examples
+        --------
+        >>> Recipe("merge", {"adapters": ["a"], "base": "b", "dtype": "F32", "seed": 0}).keywords
+        {'adapters': ['a'], 'base': 'b', 'dtype': 'float32'}
+        """
+        given = {name: value for name, value in self.arguments.items() if name != "seed"}
+        if given.get("dtype") in _DTYPES:
+            given["dtype"] = _DTYPES[given["dtype"]]
+        return given
+
+
+def replay(
+    receipt: Path,
+    output: Path,
+    *,
+    record: Callable[[str], InputRecord],
+    run: Callable[[Recipe, Path], Report],
+) -> Report:
+    """Do what a receipt says, and compare the hash of every file with the receipt's.
+
+    Parameters
+    ----------
+    receipt : the file
+    output : the folder to appear
+    record : opens what a locator stands for and hashes it
+    run : carries the recipe out into a folder, and returns its receipt
+
+    Returns
+    -------
+    ``verdict`` True where every file has the same bytes; a difference is named
+
+    Raises
+    ------
+    FileFormatError, MissingFileError
+        the receipt cannot be read, or an input is no longer where it was.
+    CompatibilityError
+        an input is no longer what it was; nothing has been written.
+    OperationError
+        the operation is none that is replayed, or it failed.
+    """
+    said = read_receipt(receipt)
+    if said.operation not in REPLAYED:
+        raise OperationError(
+            f"The operation in {quoted(receipt)} is {quoted(said.operation)}, expected one of: {', '.join(REPLAYED)}.",
+            hint="Receipts of other commands are not replayed.",
+        )
+    if said.operation == "merge":
+        merge_options(said)  # every argument is of its type before any is used
+    if not said.inputs:
+        raise FileFormatError(
+            f"{quoted(receipt)} lists no inputs, so that nothing says what the operation read.",
+            hint="Run the command itself, with its arguments.",
+        )
+    found = {entry.locator: _found(entry, record, receipt) for entry in said.inputs}
+    again = run(Recipe(said.operation, _placed(said.arguments, found)), output)
+    return _compared(said, again)
+
+
+def _found(entry: Input, record: Callable[[str], InputRecord], receipt: Path) -> str:
+    """The locator under which an input is what it was: as typed, else where it lay."""
+    known = dict(entry.sha256)
+    if not known:
+        raise FileFormatError(
+            f"{quoted(receipt)} has no sha256 of the input {quoted(entry.locator)}, expected one for each file.",
+            hint="Run the command itself, with its arguments.",
+        )
+    locator = entry.locator
+    try:
+        now = record(locator)
+    except MissingFileError:
+        if entry.path == locator:
+            raise
+        locator = entry.path
+        now = record(locator)
+    for name in sorted(known.keys() | now.sha256.keys()):
+        if known.get(name) != now.sha256.get(name):
+            what = "is not the one" if name in known and name in now.sha256 else "is not there in both"
+            told = f"{quoted(name)} of {quoted(locator)} {what} that {quoted(receipt)} tells of"
+            raise CompatibilityError(f"{told}: {_digests(known.get(name), now.sha256.get(name))}.", hint=_hint(entry))
+    return locator
+
+
+def _digests(before: str | None, now: str | None) -> str:
+    return f"expected sha256 {before or 'none'}, got {now or 'none'}"
+
+
+def _hint(entry: Input) -> str:
+    if entry.revision:
+        return f"It was read at the revision {entry.revision}; fetch that one."
+    return "The input has changed since; find the files that it was made from."
+
+
+def _placed(value: Any, found: Mapping[str, str]) -> Any:
+    """`value` with every locator replaced, however deep it lies; names and patterns stay."""
+    if isinstance(value, str):
+        return found.get(value, value)
+    if isinstance(value, list):
+        return [_placed(item, found) for item in value]
+    if isinstance(value, dict):
+        return {name: item if name in _NO_LOCATOR else _placed(item, found) for name, item in value.items()}
+    return value
+
+
+def _compared(said: ReceiptFile, again: Report) -> Report:
+    before = {output.path: output.sha256 for output in said.outputs}
+    now = {row["path"]: row["sha256"] for row in again.table("outputs").rows}
+    rows = [
+        {
+            "path": path,
+            "ok": path in before and before[path] == now.get(path),
+            "expected": before.get(path),
+            "sha256": now.get(path),
+        }
+        for path in sorted(before.keys() | now.keys())
+    ]
+    bad = [row for row in rows if not row["ok"]]
+    findings = list(again.findings)
+    other = {name: text for name, text in versions().items() if said.versions.get(name, text) != text}
+    if bad:
+        shown = ", ".join(_named(row) for row in bad[:_SHOWN]) + (" …" if len(bad) > _SHOWN else "")
+        findings.append(Finding("other_bytes", f"{len(bad)} of {len(rows)} files came out differently: {shown}."))
+    if other:
+        shown = ", ".join(f"{name} {quoted(said.versions[name])} then, {text} now" for name, text in other.items())
+        findings.append(Finding("other_versions", f"The operation was run with other versions: {shown}."))
+    values = {
+        "ok": not bad,
+        "operation": said.operation,
+        "arguments": dict(said.arguments),
+        "versions": dict(said.versions),
+        "versions_now": versions(),
+    }
+    return replace(
+        again,
+        command="replay",
+        title=f"Replay of {said.operation}",
+        tables=(Table("files", "Files", FILES, tuple(rows), key="path"), *again.tables),
+        scalars=(Scalars("", "Replay", SUMMARY, values), *(group for group in again.scalars if group.id)),
+        findings=tuple(findings),
+        verdict=not bad,
+    )
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    if row["expected"] is None:
+        return f"{quoted(row['path'])} (new)"
+    return f"{quoted(row['path'])} ({'missing' if row['sha256'] is None else 'other bytes'})"

@@ -1,0 +1,176 @@
+"""What a verification says: a row for each tensor, findings, one diagnosis and a verdict."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
+from lora_lab.errors import quoted
+from lora_lab.linalg.verification import Diagnosis
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lora_lab.domain.base import Base
+    from lora_lab.operations.arithmetic import Judged
+
+# Diagnoses of a tensor that no adapter changes.
+CHANGED_UNTOUCHED: Final = "changed_untouched"
+MISSING_TENSOR: Final = "missing_tensor"
+ADDED_TENSOR: Final = "added_tensor"
+OTHER_SHAPE: Final = "other_shape"
+_SHOWN: Final = 3
+
+SUMMARY: Final = (
+    Column("ok", "What it says", ColumnKind.VALUE, formula="true: proven; false: refuted; null: not established"),
+    Column("established", "Established", ColumnKind.VALUE, formula="whether anything was proven or refuted"),
+    Column("diagnosis", "Diagnosis", ColumnKind.TEXT),
+    Column("hashes", "Hashes", ColumnKind.VALUE, formula="every file against the receipt; null without a receipt"),
+    Column("arithmetic", "Arithmetic", ColumnKind.VALUE, formula="every tensor; null without base, or inconclusive"),
+    Column("untouched", "Untouched tensors", ColumnKind.INTEGER, formula="with the base's own values"),
+)
+FILES: Final = (
+    Column("path", "File", ColumnKind.TEXT),
+    Column("ok", "Right", ColumnKind.VALUE),
+    Column("expected", "Expected sha256", ColumnKind.TEXT, is_wide=True),
+    Column("sha256", "sha256", ColumnKind.TEXT, is_wide=True),
+)
+MODULES: Final = (
+    Column("module", "Module", ColumnKind.TEXT),
+    Column("tensor", "Tensor", ColumnKind.TEXT, is_wide=True),
+    Column("diagnosis", "Diagnosis", ColumnKind.TEXT),
+    Column("strength", "Strength", formula="ŝ/ŝ of the ideal, ŝ = ⟨M−W, Δ⟩/⟨Δ, Δ⟩; 1: as claimed"),
+    Column("strength_error", "± error", formula="one standard error"),
+    Column("effective_strength", "Strength that arrived", formula="ŝ = ⟨M−W, Δ⟩/⟨Δ, Δ⟩"),
+    Column("worst_ulp", "Worst entry", unit="ulp", formula="|M − (W+Δ)| in ulp of max(|W|, |Δ|, |M|)"),
+    Column("differing_fraction", "Differing", formula="share of values that are not round(W+Δ), bit for bit"),
+    Column("detail", "Detail", ColumnKind.TEXT, is_wide=True),
+)
+
+
+def said(rows: Sequence[Mapping[str, Any]], *, is_ours: bool) -> bool | None:
+    """Whether all tensors are sound; None where some cannot be told, or none can."""
+    sound = {Diagnosis.RIGHT} if is_ours else {Diagnosis.RIGHT, Diagnosis.ROUNDED_ELSEWHERE}
+    codes = {row["diagnosis"] for row in rows}
+    if codes - sound - {Diagnosis.INCONCLUSIVE}:
+        return False
+    # Bits that are the ideal's say nothing where they are the base's too, and nothing against the rest.
+    if any(row["diagnosis"] == Diagnosis.INCONCLUSIVE and row["differing_fraction"] != 0 for row in rows):
+        return None
+    return True if not rows or codes & sound else None
+
+
+def judged_row(name: str, judged: Judged) -> dict[str, Any]:
+    found = judged.found
+    return {
+        **plain_row(name, judged.diagnosis, judged.detail),
+        "strength": judged.strength,
+        "strength_error": judged.strength_error,
+        "effective_strength": found.effective_strength,
+        "worst_ulp": found.worst_ulp if found.elements and not found.not_finite else None,
+        "differing_fraction": found.differing / found.elements if found.elements else None,
+    }
+
+
+def plain_row(name: str, diagnosis: str, detail: str) -> dict[str, Any]:
+    numbers = ("strength", "strength_error", "effective_strength", "worst_ulp", "differing_fraction")
+    row: dict[str, Any] = {"module": name.removesuffix(".weight"), "tensor": name, "diagnosis": str(diagnosis)}
+    return {**row, **dict.fromkeys(numbers), "detail": detail}
+
+
+_SENTENCES: Final = {
+    Diagnosis.ROUNDED_ELSEWHERE: "were rounded more than once on the way, as other tools do",
+    Diagnosis.PARTLY_MERGED: "have a part of the update",
+    Diagnosis.WRONG_STRENGTH: "have the update at another strength",
+    Diagnosis.SIGN_FLIPPED: "have the update subtracted",
+    Diagnosis.TRANSPOSED: "have the transposed update",
+    Diagnosis.NOT_APPLIED: "do not have the update",
+    Diagnosis.OTHER_ADAPTER: "were changed by something else than these adapters",
+    Diagnosis.WRONG_VALUES: "are right but for some values",
+    Diagnosis.NOT_FINITE: "hold NaN or infinity",
+    Diagnosis.INCONCLUSIVE: "cannot be told: the update is too small for their type",
+    CHANGED_UNTOUCHED: "changed, which no adapter does",
+    MISSING_TENSOR: "are missing",
+    ADDED_TENSOR: "are there that neither the base nor an adapter has",
+    OTHER_SHAPE: "have another shape",
+}
+
+
+def findings_of(rows: Sequence[Mapping[str, Any]], files: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """One for each kind of thing that is not as it should be."""
+    findings = []
+    bad = [quoted(row["path"]) for row in files if not row["ok"]]
+    if bad:
+        shown = ", ".join(bad[:_SHOWN]) + (" …" if len(bad) > _SHOWN else "")
+        findings.append(
+            Finding("other_hash", f"{len(bad)} of {len(files)} files are not what the receipt lists: {shown}.")
+        )
+    by_code: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if row["diagnosis"] != Diagnosis.RIGHT:
+            by_code[row["diagnosis"]].append(row)
+    for code, own in by_code.items():
+        shown = ", ".join(_told(row) for row in own[:_SHOWN]) + (" …" if len(own) > _SHOWN else "")
+        findings.append(Finding(code, f"{len(own)} tensors {_SENTENCES[code]}: {shown}.", own[0]["module"]))
+    return findings
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    return quoted(row["tensor"]) + (f" ({row['detail']})" if row["detail"] else "")
+
+
+def _diagnosis(rows: Sequence[Mapping[str, Any]], files: Sequence[Mapping[str, Any]]) -> str | None:
+    """One code for the whole: what is wrong, or how right it is."""
+    codes = {row["diagnosis"] for row in rows}
+    sound = codes & {Diagnosis.RIGHT, Diagnosis.ROUNDED_ELSEWHERE}
+    wrong = codes - sound - {Diagnosis.INCONCLUSIVE}
+    if Diagnosis.NOT_APPLIED in wrong and sound:
+        return Diagnosis.PARTLY_MERGED
+    if wrong:
+        return str(max(sorted(wrong), key=lambda code: sum(row["diagnosis"] == code for row in rows)))
+    if any(not row["ok"] for row in files):
+        return "other_hash"
+    if sound:
+        return Diagnosis.ROUNDED_ELSEWHERE if Diagnosis.ROUNDED_ELSEWHERE in sound else Diagnosis.RIGHT
+    return Diagnosis.INCONCLUSIVE if codes else None
+
+
+def report_of(
+    merged: Base,
+    files: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+    hashes: bool | None,
+    arithmetic: bool | None,
+    has_base: bool,
+    untouched: int | None,
+    findings: Sequence[Finding],
+) -> Report:
+    asked: list[bool | None] = [hashes] if hashes is not None else []
+    asked += [arithmetic] if has_base else []
+    verdict: bool | None = None
+    if any(answer is False for answer in asked):
+        verdict = False
+    elif asked and all(asked):
+        verdict = True
+    values = {
+        "ok": verdict,
+        "established": verdict is not None,
+        "diagnosis": _diagnosis(rows, files) or (Diagnosis.RIGHT.value if verdict else Diagnosis.INCONCLUSIVE.value),
+        "hashes": hashes,
+        "arithmetic": arithmetic,
+        "untouched": untouched,
+    }
+    tables = []
+    if files:
+        tables.append(Table("files", "Files", FILES, tuple(files), key="path"))
+    if has_base:
+        tables.append(Table("modules", "Tensors", MODULES, tuple(rows), key="tensor"))
+    return Report(
+        command="verify",
+        title=f"Verification of {merged.name}",
+        tables=tuple(tables),
+        scalars=(Scalars("", "Verdict", SUMMARY, values),),
+        findings=tuple(findings),
+        verdict=verdict,
+    )

@@ -1,0 +1,255 @@
+"""Whether a merged model is what it says: hashes against its receipt, and the arithmetic of every tensor."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_lab.domain.matching import is_tied
+from lora_lab.domain.modules import natural_key
+from lora_lab.domain.plan import Step, StepKind
+from lora_lab.domain.progress import Unwatched, stop_if_cancelled
+from lora_lab.domain.report import Finding
+from lora_lab.errors import CompatibilityError, MissingFileError, quoted
+from lora_lab.linalg.verification import Diagnosis
+from lora_lab.operations.arithmetic import Comparer
+from lora_lab.operations.layout import steps_of
+from lora_lab.operations.options import MergeOptions
+from lora_lab.operations.planning import Changes, changes_of
+from lora_lab.operations.receipt import RECEIPT
+from lora_lab.operations.receipt_file import ReceiptFile, find_receipt, merge_options, read_receipt
+from lora_lab.operations.verdict import (
+    ADDED_TENSOR,
+    CHANGED_UNTOUCHED,
+    MISSING_TENSOR,
+    OTHER_SHAPE,
+    findings_of,
+    judged_row,
+    plain_row,
+    report_of,
+    said,
+)
+from lora_lab.storage.files import inside, sha256_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from lora_lab.domain.adapter import Adapter
+    from lora_lab.domain.base import Base
+    from lora_lab.domain.progress import Observer
+    from lora_lab.domain.report import Report
+    from lora_lab.domain.tensors import TensorRef
+    from lora_lab.extension.contracts import Reader
+
+_OUTPUT_LAYERS: Final = ("lm_head", "embed_out", "output", "decoder")
+_SHOWN: Final = 3
+
+
+def verify(
+    merged: Base,
+    *,
+    base: Base | None = None,
+    adapters: Sequence[Adapter] = (),
+    strengths: Sequence[float] = (),
+    options: MergeOptions | None = None,
+    reader: Reader,
+    observer: Observer | None = None,
+) -> Report:
+    """Prove that `merged` is W + Σ wᵢ(W′ᵢ − W), and what its receipt says; or say what it is instead.
+
+    Parameters
+    ----------
+    base : with it the arithmetic is checked; without adapters the model must then be the base
+    strengths : one for each adapter; none means what the receipt says, or 1 each
+    options : how the merge was made; None means as the receipt says where it is of these adapters
+
+    Returns
+    -------
+    ``verdict`` True, False, or None where nothing was established, which the scalar ``established`` tells apart
+
+    Raises
+    ------
+    CompatibilityError
+        adapters without a base, or they do not fit it.
+    FileFormatError
+        the receipt cannot be read, or a file changed meanwhile.
+
+    Notes
+    -----
+    Time of reading and hashing the model, and of reading both models and forming Δ by blocks; memory for some blocks.
+    """
+    observer = observer or Unwatched()
+    if adapters and base is None:
+        raise CompatibilityError(
+            "There are adapters and no base to add them to, expected both or neither.", hint="Give it with --base."
+        )
+    place = find_receipt(merged.path)
+    receipt = None if place is None else read_receipt(place)
+    findings: list[Finding] = []
+    files = [] if receipt is None else _files(receipt, merged, findings, observer)
+    hashes = all(row["ok"] for row in files) if receipt is not None else None
+    rows: list[dict[str, Any]] = []
+    untouched = None
+    arithmetic: bool | None = None
+    if base is not None:
+        chosen, is_ours = _options(receipt, adapters, strengths, options, findings)
+        rows, untouched = _compare(merged, base, adapters, chosen, reader, observer, findings)
+        arithmetic = said(rows, is_ours=is_ours)
+    findings += findings_of(rows, files)
+    if receipt is None and base is None:
+        findings.append(
+            Finding("nothing_to_compare", "There is no receipt and no base to compare with: --base and --adapter help.")
+        )
+    return report_of(merged, files, rows, hashes, arithmetic, base is not None, untouched, findings)
+
+
+def _files(receipt: ReceiptFile, merged: Base, findings: list[Finding], observer: Observer) -> list[dict[str, Any]]:
+    folder = Path(receipt.path).parent
+    rows = []
+    for output in receipt.outputs:
+        stop_if_cancelled(observer)
+        path = inside(folder, output.path)
+        try:
+            found = sha256_of(path)
+        except MissingFileError:
+            found = None
+        rows.append({"path": output.path, "ok": found == output.sha256, "expected": output.sha256, "sha256": found})
+    listed = {output.path for output in receipt.outputs}
+    for stamp in merged.shards:
+        name = Path(stamp.path).name
+        if name not in listed:
+            rows.append({"path": name, "ok": False, "expected": None, "sha256": sha256_of(stamp.path)})
+    known = listed | {row["path"] for row in rows} | {RECEIPT}
+    extra = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in known)
+    if extra:
+        shown = ", ".join(quoted(name) for name in extra[:_SHOWN]) + (" …" if len(extra) > _SHOWN else "")
+        findings.append(Finding("not_in_receipt", f"{len(extra)} files are not in the receipt: {shown}."))
+    return rows
+
+
+def _options(
+    receipt: ReceiptFile | None,
+    adapters: Sequence[Adapter],
+    strengths: Sequence[float],
+    options: MergeOptions | None,
+    findings: list[Finding],
+) -> tuple[MergeOptions, bool]:
+    """How the merge was made, and whether that is known from the receipt of a merge of these very adapters."""
+    from_receipt: MergeOptions | None = None
+    if receipt is not None and receipt.operation == "merge" and adapters:
+        if _is_of(receipt, adapters):
+            from_receipt = merge_options(receipt)
+        else:
+            findings.append(
+                Finding("other_inputs", "The receipt is of other adapters, or of these in another order or state.")
+            )
+    if options is not None:
+        return replace(options, strengths=tuple(strengths) or options.strengths), False
+    if from_receipt is None:
+        return MergeOptions(strengths=tuple(strengths)), False
+    return replace(from_receipt, strengths=tuple(strengths) or from_receipt.strengths), True
+
+
+def _is_of(receipt: ReceiptFile, adapters: Sequence[Adapter]) -> bool:
+    """Whether the receipt's first inputs are the files of `adapters`, in this order."""
+    if len(receipt.inputs) < len(adapters) or len(receipt.arguments.get("adapters") or ()) != len(adapters):
+        return False
+    for entry, adapter in zip(receipt.inputs, adapters, strict=False):
+        files = {Path(stamp.path).name: stamp.path for stamp in adapter.files}
+        own = {name: digest for name, digest in entry.sha256.items() if name in files}
+        if not own or any(sha256_of(files[name]) != digest for name, digest in own.items()):
+            return False
+    return True
+
+
+def _compare(
+    merged: Base,
+    base: Base,
+    adapters: Sequence[Adapter],
+    options: MergeOptions,
+    reader: Reader,
+    observer: Observer,
+    findings: list[Finding],
+) -> tuple[list[dict[str, Any]], int]:
+    """A row for each changed tensor and each that is wrong; how many untouched ones are the base's."""
+    changes = changes_of(adapters, base, options) if adapters else Changes()
+    findings += changes.findings
+    steps = steps_of(changes, base, None)
+    places, extra = _places(steps, merged, base)
+    rows = []
+    untouched = 0
+    total = sum(ref.size_bytes for ref in places.values() if ref is not None)
+    with Comparer(adapters, reader, options, observer, total) as comparer:
+        for name in sorted(steps, key=natural_key):
+            row = _row(steps[name], places[name], comparer, is_tied_copy=_may_be_absent(steps[name], base))
+            if row is None:
+                untouched += 1
+                continue
+            rows.append(row)
+            observer.rows("modules", [row])
+        for ref in extra:
+            twin = _twin(ref, places.values()) if is_tied(base) or is_tied(merged) else None
+            if twin is None or comparer.unlike(_copied(twin), ref):
+                rows.append(plain_row(ref.name, ADDED_TENSOR, "neither the base nor an adapter has it"))
+    return rows, untouched
+
+
+def _places(steps: Mapping[str, Step], merged: Base, base: Base) -> tuple[dict[str, TensorRef | None], list[TensorRef]]:
+    """Where each tensor is in the merged model, under its name or one other prefix for all; what is left over."""
+    best = ("", "")
+    count = sum(name in merged.tensors for name in steps)
+    if count < len(steps) / 2:
+        prefixes = {(name[: -len(own)], "") for name in merged.tensors for own in steps if name.endswith(f".{own}")}
+        prefixes |= {("", own[: -len(name)]) for name in merged.tensors for own in steps if own.endswith(f".{name}")}
+        for prefix in sorted(prefixes):
+            found = sum(_moved(name, prefix) in merged.tensors for name in steps)
+            best, count = (prefix, found) if found > count else (best, count)
+    if count == 0:
+        raise CompatibilityError(
+            f"{quoted(merged.name)} has no tensor of {quoted(base.name)}, expected a model made from it.",
+            hint="This is another model.",
+        )
+    places: dict[str, TensorRef | None] = {}
+    for name in steps:
+        places[name] = merged.tensors.get(_moved(name, best)) or merged.tensors.get(name)
+    taken = {ref.name for ref in places.values() if ref is not None}
+    return places, [ref for name, ref in merged.tensors.items() if name not in taken]
+
+
+def _moved(name: str, prefix: tuple[str, str]) -> str:
+    return prefix[0] + name.removeprefix(prefix[1])
+
+
+def _row(step: Step, ref: TensorRef | None, comparer: Comparer, *, is_tied_copy: bool) -> dict[str, Any] | None:
+    """What is to be said of one tensor; None where it is the base's, as it should be."""
+    if ref is None:
+        return None if is_tied_copy else plain_row(step.name, MISSING_TENSOR, "the merged model does not have it")
+    if ref.shape != step.shape:
+        return plain_row(step.name, OTHER_SHAPE, f"it is {list(ref.shape)}, expected {list(step.shape)}")
+    if step.kind is StepKind.UPDATE:
+        return judged_row(step.name, comparer.judge(step, ref))
+    differing = comparer.unlike(step, ref)
+    if step.kind is StepKind.ADD:
+        detail = f"{differing} bytes or values are not the adapter's" if differing else "the adapter's own"
+        return plain_row(step.name, Diagnosis.WRONG_VALUES if differing else Diagnosis.RIGHT, detail)
+    if not differing:
+        return None
+    what = "bytes" if ref.dtype is step.dtype else "values"
+    return plain_row(step.name, CHANGED_UNTOUCHED, f"{differing} {what} are not the base's, and no adapter changes it")
+
+
+def _may_be_absent(step: Step, base: Base) -> bool:
+    """Whether the tensor is a copy of one that the base says it shares, which savers leave out."""
+    module = step.name.rpartition(".")[0].rpartition(".")[2]
+    return step.kind is StepKind.COPY and is_tied(base) and module in _OUTPUT_LAYERS
+
+
+def _twin(ref: TensorRef, others: Iterable[TensorRef | None]) -> TensorRef | None:
+    module = ref.name.rpartition(".")[0].rpartition(".")[2]
+    fitting = [other for other in others if other is not None and other.shape == ref.shape]
+    return fitting[0] if module in _OUTPUT_LAYERS and len(fitting) == 1 else None
+
+
+def _copied(ref: TensorRef) -> Step:
+    return Step(ref.name, StepKind.COPY, ref.dtype, ref.shape, ref)
