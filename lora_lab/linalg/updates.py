@@ -66,7 +66,7 @@ class Dense(NamedTuple):
         """Which of the rows from `first` to before `end` it is about, counted from `first`, and its values there."""
         if self.rows is None:
             return slice(None), self.values[first:end]
-        low, high = torch.searchsorted(self.rows, torch.tensor([first, end])).tolist()
+        low, high = torch.searchsorted(self.rows, self.rows.new_tensor([first, end])).tolist()
         return self.rows[low:high] - first, self.values[low:high]
 
 
@@ -196,7 +196,10 @@ class Update:
         -------
         (n, in) float64
         """
-        total = self._B[first : first + rows.shape[0]] @ self._A  # (n, R)(R, in)
+        if len(self._A):
+            total = self._B[first : first + rows.shape[0]] @ self._A  # (n, R)(R, in)
+        else:
+            total = torch.zeros_like(rows, dtype=torch.float64)
         for dora in self._dora:
             total += dora.term.strength * (dora.target(rows, first) - rows)
         for dense in self._dense:
@@ -210,7 +213,7 @@ class _Dora:
     def __init__(self, term: Term, shape: tuple[int, int]) -> None:
         self.term = term
         self._A, self._B = _stacked([term._replace(strength=1.0)], shape)
-        self.squares = torch.zeros(shape[1], dtype=torch.float64)
+        self.squares = self._A.new_zeros(shape[1])
 
     def moved(self, rows: torch.Tensor, first: int) -> torch.Tensor:
         """W + ΔW of these rows, (n, in) float64."""

@@ -110,17 +110,7 @@ def swap(
     OperationError
         no room, no permission, or the output exists.
     """
-    if base is not None and undo is not None:
-        raise LoraLabError("Got a base and an undo file, expected one of them.", hint="The base alone is enough.")
-    if write_undo is not None and base is None and undo is None:
-        raise LoraLabError(
-            "An undo file can only be written where the base's bits are known.", hint="Give the base or an undo file."
-        )
-    if undo is not None and write_undo is not None and write_undo.exists() and write_undo.samefile(undo.path):
-        raise LoraLabError(
-            f"{quoted(write_undo)} is what the base is read from, expected another name for the new undo file.",
-            hint="Both are needed until the swap is complete; remove the old one then.",
-        )
+    _require_sensible(base, undo, write_undo)
     wanted = _Swap(
         merged,
         tuple(from_adapters),
@@ -135,6 +125,20 @@ def swap(
     if base is not None:
         return _over_base(wanted, base)
     return _over_undo(wanted, undo) if undo is not None else _in_one_pass(wanted)
+
+
+def _require_sensible(base: Base | None, undo: Undo | None, write_undo: Path | None) -> None:
+    if base is not None and undo is not None:
+        raise LoraLabError("Got a base and an undo file, expected one of them.", hint="The base alone is enough.")
+    if write_undo is not None and base is None and undo is None:
+        raise LoraLabError(
+            "An undo file can only be written where the base's bits are known.", hint="Give the base or an undo file."
+        )
+    if undo is not None and write_undo is not None and write_undo.exists() and write_undo.samefile(undo.path):
+        raise LoraLabError(
+            f"{quoted(write_undo)} is what the base is read from, expected another name for the new undo file.",
+            hint="Both are needed until the swap is complete; remove the old one then.",
+        )
 
 
 def _over_base(wanted: _Swap, base: Base) -> Report:
