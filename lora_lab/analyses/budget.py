@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.analyses.budget_columns import MATRICES, MODEL, ROWS
 from lora_lab.analyses.budget_shapes import ALL_LINEAR, chosen_matrices, model_of
-from lora_lab.domain.architectures import WeightKind
 from lora_lab.domain.parameters import Parameter, ParameterKind
 from lora_lab.domain.progress import stop_if_cancelled
 from lora_lab.domain.report import Finding, Report, Scalars, Table
+from lora_lab.domain.sheet import WeightKind
 from lora_lab.errors import LoraLabError, quoted
 from lora_lab.extension.contracts import Need
 

@@ -7,12 +7,13 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from lora_lab.domain.architectures import Weight, WeightKind, architecture_of, known_families
+from lora_lab.domain.architectures import architecture_of, known_families
 from lora_lab.domain.base import Base
 from lora_lab.domain.dtypes import DType
 from lora_lab.domain.modules import natural_key, select_modules
 from lora_lab.domain.quantised import packed_weights
 from lora_lab.domain.report import Finding
+from lora_lab.domain.sheet import Weight, WeightKind
 from lora_lab.errors import AdapterError, CompatibilityError, LoraLabError, quoted
 
 if TYPE_CHECKING:

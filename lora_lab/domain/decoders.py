@@ -12,7 +12,7 @@ from lora_lab.domain.older_decoders import OLDER_DECODERS, body_of, write_head
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from lora_lab.domain.architectures import Sheet
+    from lora_lab.domain.sheet import Sheet
 
 
 def _llama_like(

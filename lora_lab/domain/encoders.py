@@ -12,7 +12,7 @@ from lora_lab.domain.sequence_models import SEQUENCE_MODELS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from lora_lab.domain.architectures import Sheet
+    from lora_lab.domain.sheet import Sheet
 
 
 def _bert_layers(sheet: Sheet, at: str, names: tuple[str, str, str] = ("query", "key", "value")) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from lora_lab.domain.architectures import Sheet
+    from lora_lab.domain.sheet import Sheet
 
 
 def body_of(head: str, name: str) -> str:

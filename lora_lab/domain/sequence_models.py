@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from lora_lab.domain.architectures import Sheet
+    from lora_lab.domain.sheet import Sheet
 
 
 def _t5(sheet: Sheet, head: str) -> bool:

@@ -10,7 +10,8 @@ import pytest
 import torch
 import transformers
 
-from lora_lab.domain.architectures import Architecture, Weight, WeightKind, architecture_of, known_families
+from lora_lab.domain.architectures import Architecture, architecture_of, known_families
+from lora_lab.domain.sheet import Weight, WeightKind
 from lora_lab.errors import CompatibilityError
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 96, "intermediate_size": 48, "num_attention_heads": 4}
