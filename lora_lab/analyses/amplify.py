@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _REFERENCE: Final = "arXiv 2106.09685, section 7.3 and table 7"
 # Elements up to which a weight is kept in memory, as float32, while its own directions are looked for.
 _HELD_ELEMENTS: Final = 24 << 20
+_HELD_BYTES: Final = 160 << 20  # that all workers may hold together before they wait for each other
 _MOST_COLUMNS: Final = 256  # of random directions in one pass
 _SHOWN: Final = 3
 
@@ -67,8 +68,9 @@ class Amplify:
 
     Notes
     -----
-    W is read once, in blocks, for ΔW's own directions and for the norm. W's leading directions take many products with
-    it and are kept in the store. Random directions have the root mean square ‖W‖_F·r/√(m·n), or are drawn.
+    W is read once, in blocks, for ΔW's own directions and for the norm. In W's own first r directions UᵀWV is diag(σ):
+    its norm √(σ₁² + … + σ_r²) takes several products with W, is right to a relative 1e-6, and is kept in the store.
+    Random directions have the root mean square ‖W‖_F·r/√(m·n), or are drawn.
     """
 
     id = "amplify"
@@ -143,8 +145,14 @@ class _Work:
             yield self._held_bytes(delta), self._task(delta)
 
     def _held_bytes(self, delta: Delta) -> int:
+        """What a task counts for among those that wait: nothing where all workers may hold their weights at once."""
+        from lora_lab.linalg.threads import worker_count
+
         part = self._placing.part(delta)
-        return 4 * part.elements if self._has_base and part.elements <= _HELD_ELEMENTS else 0
+        size = 4 * part.elements
+        if not self._has_base or part.elements > _HELD_ELEMENTS or worker_count() * size <= _HELD_BYTES:
+            return 0
+        return size if self._known(part, min(self._rank or delta.rank, delta.rank)) is None else 0
 
     def _task(self, delta: Delta) -> Callable[[], dict[str, Any] | NumericalError]:
         def task() -> dict[str, Any] | NumericalError:
@@ -183,10 +191,13 @@ class _Work:
             )
             rank = change.left.shape[1]
             weight = weight.on(self._device(part))
+            known = self._known(part, rank)
+            if known is None and self._has_base and rank and part.elements <= _HELD_ELEMENTS:
+                weight = weight.held()
             norm, own, drawn = self._projected(delta, weight, change.left, change.right)
             if not math.isfinite(norm):
                 raise NumericalError(f"The weight {quoted(part.name)} holds NaN or infinity, expected finite numbers.")
-            leading = self._leading(part, weight, rank) if self._has_base and rank else None
+            leading = self._leading(part, weight, rank, known) if self._has_base and rank else None
         row = self._empty(delta) | {"rank": rank, "delta_norm": change.norm, "base_norm": norm}
         if not rank:
             self._zero.append(delta.module)
@@ -236,22 +247,29 @@ class _Work:
             lefts, rights = [], []
         return norm, own, math.sqrt(math.fsum(squares) / len(squares)) if squares else 0.0
 
-    def _leading(self, part: TensorRef, weight: RowBlocks, rank: int) -> float:
-        """√Σσᵢ² of W's first `rank` singular values, from the store where it has them."""
+    def _key(self, part: TensorRef, rank: int) -> str:
+        from lora_lab.linalg.leading import VERSION
+
+        return store_key(part, "leading_norm", VERSION, rank)
+
+    def _known(self, part: TensorRef, rank: int) -> float | None:
+        """‖UᵀWV‖_F in W's own first directions, where the store has it."""
+        store = self._context.store
+        found = store.get(self._key(part, rank)) if store and self._has_base and rank else None
+        return float(found["norm"]) if found and "norm" in found else None
+
+    def _leading(self, part: TensorRef, weight: RowBlocks, rank: int, known: float | None) -> float:
+        """√Σσᵢ² of W's first `rank` singular values, to a relative 1e-6; kept in the store."""
         import torch
 
-        from lora_lab.linalg.truncated import VERSION, truncated_svd
+        from lora_lab.linalg.leading import leading_norm
 
-        store = self._context.store
-        key = store_key(part, "leading", VERSION, rank)
-        known = store.get(key) if store else None
-        if known is None:
-            if part.elements <= _HELD_ELEMENTS:
-                weight = weight.held()
-            known = {"S": truncated_svd(weight, rank).S}
-            if store:
-                store.put(key, known)
-        return float(torch.linalg.vector_norm(known["S"].to(torch.float64)))
+        if known is not None:
+            return known
+        found = leading_norm(weight, rank).norm
+        if self._context.store:
+            self._context.store.put(self._key(part, rank), {"norm": torch.tensor(found, dtype=torch.float64)})
+        return found
 
     def findings(self) -> Iterator[Finding]:
         """Yield everything that was met on the way."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # Elements of a block: two mebibytes of float32, near a processor's second-level cache.
 _BLOCK_ELEMENTS: Final = 1 << 19
+_UNITS: Final = 64  # columns of a Gram matrix found at a time where it cannot be summed by blocks of rows
 
 
 class Operator(Protocol):
@@ -68,10 +69,13 @@ class RowBlocks:
         return self._shape
 
     def held(self) -> RowBlocks:
-        """The same matrix, all of it in memory."""
-        parts = list(self.each(lambda _first, rows: rows))
-        whole = torch.cat(parts) if parts else torch.zeros(self._shape)
-        return RowBlocks(self._shape, lambda first, end: whole[first:end], workers=self._workers, device=self.device)
+        """The same matrix, all of it in memory, where it is multiplied; read once, without a second copy."""
+        whole: torch.Tensor | None = None
+        for first, rows in self.each(lambda first, rows: (first, rows)):
+            if whole is None:
+                whole = rows.new_empty(self._shape)
+            whole[first : first + rows.shape[0]] = rows
+        return _Held(torch.zeros(self._shape) if whole is None else whole, workers=self._workers, device=self.device)
 
     def on(self, device: str) -> RowBlocks:
         """The same matrix, multiplied on `device`."""
@@ -104,24 +108,97 @@ class RowBlocks:
             total += part
         return total
 
+    def gram_times(self, columns: torch.Tensor) -> torch.Tensor:
+        """WᵀW·X where m ≥ n, W Wᵀ·X otherwise, (min(m, n), c), of the type of X, in the calling thread alone.
+
+        Of a tall W every block is looked at once for both products, while it is near the processor.
+        """
+        if self._shape[0] < self._shape[1]:
+            return self.times(self.transposed_times(columns))
+        there = columns.to(self.device)
+        total = torch.zeros_like(there)
+        with one_thread():
+            for first, end in _spans(*self._shape):
+                rows = self._rows(first, end).to(device=self.device, dtype=columns.dtype)
+                total.addmm_(rows.T, rows @ there)
+        return total.cpu()
+
+    def gram(self) -> torch.Tensor:
+        """WᵀW where m ≥ n, W Wᵀ otherwise, float64, in the calling thread alone."""
+        side = min(self._shape)
+        wide = torch.float64
+        total = torch.zeros((side, side), dtype=wide)
+        if self._shape[0] < self._shape[1]:
+            units, near = torch.eye(side, dtype=wide), self.on("cpu")  # a device may have no float64
+            for first in range(0, side, _UNITS):
+                total[:, first : first + _UNITS] = near.gram_times(units[:, first : first + _UNITS])
+            return total
+        with one_thread():
+            for first, end in _spans(*self._shape):
+                rows = self._rows(first, end).cpu().to(wide)
+                total.addmm_(rows.T, rows)
+        return total
+
     def each(self, work: Callable[[int, torch.Tensor], T]) -> Iterator[T]:
         """Results of `work` on every block, given its first row and its rows, in order."""
-        step = max(1, _BLOCK_ELEMENTS // max(1, self._shape[1]))
 
-        def one(first: int) -> T:
+        def one(span: tuple[int, int]) -> T:
             with one_thread():
-                return work(first, self._rows(first, min(self._shape[0], first + step)).to(self.device))
+                return work(span[0], self._rows(*span).to(self.device))
 
-        firsts = range(0, self._shape[0], step)
-        if self._workers == 1 or len(firsts) < 2:
-            yield from map(one, firsts)
+        spans = _spans(*self._shape)
+        if self._workers == 1 or len(spans) < 2:
+            yield from map(one, spans)
             return
         ahead = self._workers + 1
         waiting: deque[Future[T]] = deque()
         with ThreadPoolExecutor(self._workers, thread_name_prefix="blocks") as pool:
-            for first in firsts:
-                waiting.append(pool.submit(one, first))
+            for span in spans:
+                waiting.append(pool.submit(one, span))
                 if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+
+
+class _Held(RowBlocks):
+    """A matrix that is in memory, so that blocks of columns are as near as blocks of rows."""
+
+    def __init__(self, whole: torch.Tensor, *, workers: int, device: str) -> None:
+        super().__init__(
+            (whole.shape[0], whole.shape[1]), lambda first, end: whole[first:end], workers=workers, device=device
+        )
+        self._whole = whole
+
+    def on(self, device: str) -> RowBlocks:
+        """The same matrix, on `device`."""
+        return _Held(self._whole.to(device), workers=self._workers, device=device)
+
+    def gram_times(self, columns: torch.Tensor) -> torch.Tensor:
+        """As of any matrix; of a wide W by blocks of columns, each looked at once."""
+        if self._shape[0] >= self._shape[1]:
+            return super().gram_times(columns)
+        there = columns.to(self.device)
+        total = torch.zeros_like(there)
+        with one_thread():
+            for first, end in _spans(self._shape[1], self._shape[0]):
+                part = self._whole[:, first:end].to(columns.dtype)
+                total.addmm_(part, part.T @ there)
+        return total.cpu()
+
+    def gram(self) -> torch.Tensor:
+        """As of any matrix; of a wide W by blocks of columns."""
+        if self._shape[0] >= self._shape[1]:
+            return super().gram()
+        total = torch.zeros((self._shape[0], self._shape[0]), dtype=torch.float64)
+        with one_thread():
+            for first, end in _spans(self._shape[1], self._shape[0]):
+                part = self._whole[:, first:end].cpu().to(torch.float64)
+                total.addmm_(part, part.T)
+        return total
+
+
+def _spans(lines: int, length: int) -> list[tuple[int, int]]:
+    """First and end of blocks of so many of the `lines` that a block has about two mebibytes of float32."""
+    step = max(1, _BLOCK_ELEMENTS // max(1, length))
+    return [(first, min(lines, first + step)) for first in range(0, lines, step)]

@@ -22,7 +22,6 @@ from lora_lab.linalg.threads import one_thread
 if TYPE_CHECKING:
     from lora_lab.linalg.blocked import Operator
 
-VERSION: Final = 1  # of the method, for whoever keeps its results
 _EXTRA_COLUMNS: Final = 8
 _MOST_STEPS: Final = 200
 # Convergence is looked at after this many steps, and then each time their number has grown by a third.

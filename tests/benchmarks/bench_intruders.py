@@ -1,7 +1,8 @@
 """Time intruder dimensions per 2048² layer, cold and with the base's decompositions kept, against PEFT's own function.
 
 Prints, never asserts. PEFT and we work on the same layers in the same process and in turn; ours reads its files, PEFT's
-weights are in memory. Run with: python tests/benchmarks/bench_intruders.py [--repeats N] [--side N] [--layers N]
+weights are in memory. What LAPACK takes for the eigenvectors alone stands beside them: the cold run cannot be faster.
+Run with: python tests/benchmarks/bench_intruders.py [--repeats N] [--side N] [--layers N]
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from safetensors.torch import save_file  # noqa: E402
 from lora_lab.analyses.intruders import Intruders  # noqa: E402
 from lora_lab.extension.contracts import AnalysisContext  # noqa: E402
 from lora_lab.formats.factors import FactorReader  # noqa: E402
+from lora_lab.linalg.side_by_side import side_by_side  # noqa: E402
 from lora_lab.session import Session  # noqa: E402
 from lora_lab.storage.arrays import ArrayCache  # noqa: E402
 
@@ -60,7 +62,7 @@ def measure(folder: Path, side: int, layers: int, repeats: int, size: float) -> 
     session = Session(cache=False)
     adapter, base = session.adapter(str(folder / "adapter")), session.base(str(folder / "base"))
     reports: dict[str, Any] = {}
-    seconds: dict[str, list[float]] = {"peft": [], "cold": [], "kept": []}
+    seconds: dict[str, list[float]] = {"peft": [], "cold": [], "kept": [], "lapack": []}
 
     def ours(store: ArrayCache) -> None:
         parameters = {"top": TOP, "threshold": THRESHOLD}
@@ -76,6 +78,7 @@ def measure(folder: Path, side: int, layers: int, repeats: int, size: float) -> 
             "peft": lambda model=model: reduce(model, reports["peft"]),
             "cold": lambda store=store: ours(store),
             "kept": lambda store=store: ours(store),
+            "lapack": lambda: decompose(weights),
         }
         for part, work in parts.items():
             started = time.perf_counter()
@@ -93,6 +96,8 @@ def show(seconds: dict[str, list[float]], reports: dict[str, Any], layers: int) 
         median = statistics.median(seconds["peft"]) / statistics.median(seconds[part])
         least = min(seconds["peft"]) / min(seconds[part])
         print(f"  {part}: {median:.1f} times PEFT by the medians, {least:.1f} by the least (target {target:g})")
+    least = min(seconds["peft"]) / min(seconds["lapack"])
+    print(f"  lapack: Gram matrices and eigh in float64 alone, side by side: {least:.1f} times PEFT by the least")
     counts = [row["intruder_count"] for row in reports["ours"].table("modules").rows]
     print(f"  intruders: ours {counts}, PEFT {reports['peft'][:layers]}")
 
@@ -148,6 +153,18 @@ def peft_model(weights: list[torch.Tensor], factors: list[tuple[torch.Tensor, to
         layer.q_proj.lora_A["default"].weight.data = lora_A.clone()
         layer.q_proj.lora_B["default"].weight.data = lora_B.clone()
     return model
+
+
+def decompose(weights: list[torch.Tensor]) -> None:
+    """The eigenvectors of W Wᵀ in float64, one layer on each processor, and nothing else."""
+    for _ in side_by_side((0, lambda weight=weight: torch.linalg.eigh(gram(weight))) for weight in weights):
+        pass
+
+
+def gram(weight: torch.Tensor) -> torch.Tensor:
+    """W Wᵀ in float64."""
+    wide = weight.double()
+    return wide @ wide.T
 
 
 def reduce(model: Any, told: list[str]) -> None:
