@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from lora_lab.analyses.alignment import aligned
 from lora_lab.analyses.pairs import (
     Place,
     adapter_findings,
@@ -35,15 +36,6 @@ _RELATIVE: Final = "‖ΔW_A − ΔW_B‖/max(‖ΔW_A‖, ‖ΔW_B‖), from 0 
 _COLUMNS: Final = (
     Column("module", "Module", ColumnKind.TEXT),
     Column("in", "In", ColumnKind.TEXT, formula="a, b or both"),
-    Column("shape_a", "Shape A", ColumnKind.SHAPE, formula="of ΔW as the base stores the weight"),
-    Column("shape_b", "Shape B", ColumnKind.SHAPE, formula="of ΔW as the base stores the weight"),
-    Column("rank_a", "r A", ColumnKind.INTEGER, formula="rows of lora_A, columns of lora_B"),
-    Column("rank_b", "r B", ColumnKind.INTEGER, formula="rows of lora_A, columns of lora_B"),
-    Column("scaling_a", "Scaling A", formula="alpha/r, or alpha/√r for rsLoRA"),
-    Column("scaling_b", "Scaling B", formula="alpha/r, or alpha/√r for rsLoRA"),
-    Column(
-        "difference_norm", "‖ΔW_A − ΔW_B‖_F", formula="norm of the core of [s·B, −s'·B']·[A; A']; an absent ΔW is 0"
-    ),
     Column("relative_difference", "Relative", formula=_RELATIVE, low=0.0, high=2.0),
     Column("cosine", "cos ΔW", formula="⟨ΔW_A,ΔW_B⟩/(‖ΔW_A‖‖ΔW_B‖)", low=-1.0, high=1.0),
     Column(
@@ -54,6 +46,16 @@ _COLUMNS: Final = (
         low=0.0,
         high=1.0,
     ),
+    Column("phi_random", "φ random", formula="max(ranks)/d: what random subspaces have on average", low=0.0, high=1.0),
+    Column(
+        "difference_norm", "‖ΔW_A − ΔW_B‖_F", formula="norm of the core of [s·B, −s'·B']·[A; A']; an absent ΔW is 0"
+    ),
+    Column("rank_a", "r A", ColumnKind.INTEGER, formula="rows of lora_A, columns of lora_B"),
+    Column("rank_b", "r B", ColumnKind.INTEGER, formula="rows of lora_A, columns of lora_B"),
+    Column("scaling_a", "Scaling A", formula="alpha/r, or alpha/√r for rsLoRA"),
+    Column("scaling_b", "Scaling B", formula="alpha/r, or alpha/√r for rsLoRA"),
+    Column("shape_a", "Shape A", ColumnKind.SHAPE, formula="of ΔW as the base stores the weight"),
+    Column("shape_b", "Shape B", ColumnKind.SHAPE, formula="of ΔW as the base stores the weight"),
 )
 _WHOLE: Final = (
     Column(
@@ -80,6 +82,7 @@ class _Compared(NamedTuple):
     is_equal: bool
     cosine: float | None = None
     phi: float | None = None
+    chance: float | None = None  # φ of random subspaces
 
 
 @dataclass
@@ -118,7 +121,7 @@ class Diff:
         AdapterError
             ΔW of one cannot be computed from its files, or no module matches.
         """
-        a, b = adapters_of(context)
+        (a, b), renamed = aligned(adapters_of(context))
         chosen = chosen_modules((a, b), context.modules)
         notes = _Notes()
         rows = list(watched(_rows(context, places((a, b), chosen), notes), len(chosen), context.observer))
@@ -127,7 +130,7 @@ class Diff:
         settings = setting_differences(a.configuration, b.configuration)
         differing = len(rows) - sum(one.is_equal for one in notes.compared)
         is_identical = not differing and not settings and not saved and not unread
-        findings = [*adapter_findings((a, b), labels), *notes.left_out, *unread]
+        findings = [*renamed, *adapter_findings((a, b), labels), *notes.left_out, *unread]
         return Report(
             command=self.id,
             title=f"Differences of {a.name} and {b.name}",
@@ -179,8 +182,11 @@ def _compare(place: Place, pairs: Sequence[Pair]) -> _Compared:
         and equal_numbers(first.lora_A, second.lora_A)
         and equal_numbers(first.lora_B, second.lora_B)
     )
-    phi = float(phi_grid(overlap.cross)[-1, -1]) if 0 not in overlap.cross.shape else None
-    return _Compared(overlap.norm_a, overlap.norm_b, difference_norm(first, second), is_equal, overlap.cosine, phi)
+    compared = _Compared(overlap.norm_a, overlap.norm_b, difference_norm(first, second), is_equal, overlap.cosine)
+    if 0 in overlap.cross.shape:
+        return compared
+    phi = float(phi_grid(overlap.cross)[-1, -1])
+    return compared._replace(phi=phi, chance=max(overlap.cross.shape) / overlap.dimension)
 
 
 def _row(place: Place, result: _Compared | None) -> dict[str, Any]:
@@ -190,16 +196,17 @@ def _row(place: Place, result: _Compared | None) -> dict[str, Any]:
     return {
         "module": place.module,
         "in": "both" if a and b else "a" if a else "b",
-        "shape_a": list(a.shape) if a else None,
-        "shape_b": list(b.shape) if b else None,
+        "relative_difference": relative_difference(result.difference, result.norm_a, result.norm_b) if result else None,
+        "cosine": result.cosine if result else None,
+        "phi": result.phi if result else None,
+        "phi_random": result.chance if result else None,
+        "difference_norm": result.difference if result else None,
         "rank_a": a.rank if a else None,
         "rank_b": b.rank if b else None,
         "scaling_a": a.scaling if a else None,
         "scaling_b": b.scaling if b else None,
-        "difference_norm": result.difference if result else None,
-        "relative_difference": relative_difference(result.difference, result.norm_a, result.norm_b) if result else None,
-        "cosine": result.cosine if result else None,
-        "phi": result.phi if result else None,
+        "shape_a": list(a.shape) if a else None,
+        "shape_b": list(b.shape) if b else None,
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from lora_lab.analyses.alignment import aligned
 from lora_lab.analyses.pairs import (
     Place,
     adapter_findings,
@@ -162,7 +163,7 @@ class Interference:
         Cosines, energies and subspaces come from the factors. Signs are of entries: each ΔW is formed, some rows at a
         time, O(out·in·r) for each adapter and module, minutes for a 7B model where the rest takes seconds.
         """
-        adapters = adapters_of(context)
+        adapters, renamed = aligned(adapters_of(context))
         strengths = _strengths(context.parameters.get("strength", ()), len(adapters))
         chosen = chosen_modules(adapters, context.modules)
         common = common_places(adapters, chosen)
@@ -170,7 +171,8 @@ class Interference:
         rows = list(watched(_rows(context, common, strengths, notes), len(common), context.observer))
         names = _names(adapters)
         totals = {"modules": len(notes.met), "alone": len(chosen) - len(common), **_totals(notes.met, names)}
-        findings = [*adapter_findings(adapters, [quoted(name) for name in names]), *notes.left_out, *_zeros(notes.zero)]
+        said = adapter_findings(adapters, [quoted(name) for name in names])
+        findings = [*renamed, *said, *notes.left_out, *_zeros(notes.zero)]
         return Report(
             command=self.id,
             title=f"Interference of {len(adapters)} adapters",

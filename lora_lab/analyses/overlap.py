@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_lab.analyses.alignment import aligned
 from lora_lab.analyses.pairs import (
     adapter_findings,
     chosen_modules,
@@ -41,14 +42,14 @@ _GRID: Final = "i of A, j of B"
 
 _COLUMNS: Final = (
     Column("module", "Module", ColumnKind.TEXT),
-    Column("shape", "Shape", ColumnKind.SHAPE, formula="of ΔW as the base stores the weight"),
-    Column("dimension", "d", ColumnKind.INTEGER, formula="of the space compared: inputs for right and A, else outputs"),
-    Column("rank_a", "rank A", ColumnKind.INTEGER, formula="numerical rank of A's side: #{σ > τ·σ₁}"),
-    Column("rank_b", "rank B", ColumnKind.INTEGER, formula="numerical rank of B's side: #{σ > τ·σ₁}"),
-    Column("phi_first", "φ(1,1)", formula="(u_A·u_B)² of the first directions", reference=_PAPER, low=0.0, high=1.0),
     Column("phi_full", "φ", formula="φ(rank A, rank B)", reference=_PAPER, low=0.0, high=1.0),
     Column("phi_full_random", "φ random", formula="max(rank A, rank B)/d", reference=_PAPER, low=0.0, high=1.0),
+    Column("phi_first", "φ(1,1)", formula="(u_A·u_B)² of the first directions", reference=_PAPER, low=0.0, high=1.0),
     Column("cosine", "cos ΔW", formula="⟨ΔW_A,ΔW_B⟩/(‖ΔW_A‖‖ΔW_B‖), ⟨,⟩ = s·s'·tr((BᵀB')(A'Aᵀ))", low=-1.0, high=1.0),
+    Column("rank_a", "rank A", ColumnKind.INTEGER, formula="numerical rank of A's side: #{σ > τ·σ₁}"),
+    Column("rank_b", "rank B", ColumnKind.INTEGER, formula="numerical rank of B's side: #{σ > τ·σ₁}"),
+    Column("dimension", "d", ColumnKind.INTEGER, formula="of the space compared: inputs for right and A, else outputs"),
+    Column("shape", "Shape", ColumnKind.SHAPE, formula="of ΔW as the base stores the weight"),
     Column("grassmann_distance", "Grassmann", unit="rad", formula="‖θ‖₂", reference=_DISTANCES),
     Column("projection_distance", "Projection", formula="√(p − Σcos²θ)", reference=_DISTANCES),
     Column(
@@ -135,7 +136,7 @@ class Overlap:
         CompatibilityError
             the two have no module in common.
         """
-        a, b = adapters_of(context)
+        (a, b), renamed = aligned(adapters_of(context))
         side, has_grid = _choices(context)
         chosen = chosen_modules((a, b), context.modules)
         common = common_places((a, b), chosen)
@@ -147,7 +148,7 @@ class Overlap:
             "only_in_b": [module for module in chosen if module not in a.by_module],
         }
         labels = (f"A {quoted(a.name)}", f"B {quoted(b.name)}")
-        findings = [*adapter_findings((a, b), labels), *_said(notes, labels, side)]
+        findings = [*renamed, *adapter_findings((a, b), labels), *_said(notes, labels, side)]
         return Report(
             command=self.id,
             title=f"Overlap of {a.name} and {b.name}",

@@ -70,10 +70,16 @@ def common_places(adapters: Sequence[Adapter], modules: Sequence[str]) -> list[P
     Raises
     ------
     CompatibilityError
-        there is no such module.
+        there is no such module, or none that has one shape in all that have it.
     """
     everywhere = places(adapters, modules)
     common = [place for place in everywhere if len(place.present) >= 2]
+    if common and not any(len(place.shapes) == 1 for place in common):
+        raise CompatibilityError(
+            f"None of the {len(common)} modules that {listed([adapter.name for adapter in adapters])} have in common "
+            f"is of one shape, expected that of one base: {quoted(common[0].module)} is {_shapes(common[0])}.",
+            hint="They belong to models of different sizes: lora-lab diff lists what each of them has.",
+        )
     if common:
         return common
     first = [
@@ -179,9 +185,14 @@ def _factors_or_faults(deltas: Sequence[Delta | None], reader: Reader) -> Iterat
 
 def shape_finding(place: Place) -> Finding:
     """That the shapes of one module differ between adapters."""
-    shapes = " and ".join(f"{outputs}×{inputs}" for outputs, inputs in place.shapes)
-    message = f"lora_B @ lora_A of {quoted(place.module)} is {shapes}, expected one shape: the module is left out."
+    message = (
+        f"lora_B @ lora_A of {quoted(place.module)} is {_shapes(place)}, expected one shape: the module is left out."
+    )
     return Finding("shape_mismatch", message, place.module)
+
+
+def _shapes(place: Place) -> str:
+    return " and ".join(f"{outputs}×{inputs}" for outputs, inputs in place.shapes)
 
 
 def fault_finding(place: Place, error: NumericalError) -> Finding:

@@ -128,12 +128,16 @@ def base_of(context: AnalysisContext) -> Base:
 
 def refuse(adapter: Adapter) -> None:
     """Raise AdapterError when a feature makes ΔW unknowable from the adapter's own files."""
-    for feature in adapter.features:
-        if feature.effect is Effect.REFUSED:
-            raise AdapterError(
-                f"ΔW of {quoted(adapter.name)} cannot be computed from its files: {_said(feature)}",
-                hint="lora-lab inspect shows what the files say.",
-            )
+    refused = [feature for feature in adapter.features if feature.effect is Effect.REFUSED]
+    if not refused:
+        return
+    is_known_with_base = is_moved(adapter) and [feature.id for feature in refused] == [_MOVED]
+    raise AdapterError(
+        f"ΔW of {quoted(adapter.name)} cannot be computed from its files: {_said(refused[0])}",
+        hint="lora-lab amplify and lora-lab intruders compute it with --base, the original model."
+        if is_known_with_base
+        else "lora-lab inspect shows what the files say.",
+    )
 
 
 def selected(adapter: Adapter, globs: Sequence[str]) -> tuple[Delta, ...]:

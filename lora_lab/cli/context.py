@@ -96,14 +96,16 @@ def emit(report: Report, options: Mapping[str, Any]) -> None:
         print(_json(report))
         return
     from lora_lab.cli.rendering import render
+    from lora_lab.domain.folding import folded
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # an encoding without × or α shows their codes
     for line in render(report):
         print(line)
     if not options["quiet"]:
-        for finding in report.findings:
-            print(f"! {safe_text(finding.message)}", file=sys.stderr)
+        for finding, more in folded(report.findings):
+            others = f" And {more} more like this; --json lists them." if more else ""
+            print(f"! {safe_text(finding.message)}{others}", file=sys.stderr)
 
 
 def _json(report: Report) -> str:

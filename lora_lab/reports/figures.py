@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.domain.modules import layer_of, projection_of
+from lora_lab.errors import NumericalError, quoted
 from lora_lab.reports.canvas import INK, new_figure
 from lora_lab.safetext import safe_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -55,6 +56,7 @@ def overlap_figure(report: Report, names: tuple[str, str]) -> Drawn:
     for row in report.table("modules").rows:
         if row.get("phi"):
             groups[projection_of(row["module"])].append(row)
+    _require(groups, f"No module has directions in both {quoted(names[0])} and {quoted(names[1])}: φ is undefined")
     grids = {projection: _mean_grid(rows) for projection, rows in groups.items()}
     figure, axes = _grid_of_axes(len(grids))
     picture = None
@@ -81,6 +83,7 @@ def baseline_figure(reports: Sequence[Report], names: tuple[str, str]) -> Drawn:
     """Draw φ of two modules beside what random subspaces have: figure 4 of the paper."""
     by_side = [(report, {row["module"]: row for row in report.table("modules").rows}) for report in reports]
     modules = leading_modules([module for module, row in by_side[0][1].items() if row.get("phi")])
+    _require(modules, f"No module has directions in both {quoted(names[0])} and {quoted(names[1])}: φ is undefined")
     columns = len(reports) + 1
     figure = new_figure(_CELL * 1.25 * columns + 0.6, _CELL * max(1, len(modules)) + 0.4)
     axes = figure.subplots(max(1, len(modules)), columns, squeeze=False)
@@ -166,6 +169,9 @@ def amplification_figure(report: Report, name: str) -> Drawn:
     for row in report.table("modules").rows:
         if row["amplification"] is not None:
             groups[projection_of(row["module"])].append(row)
+    _require(
+        groups, f"No module of {quoted(name)} has an amplification factor: ΔW is zero, or W is along its directions"
+    )
     figure = new_figure(6.4, 3.0)
     axis = figure.subplots()
     colours = mpl.colormaps["tab10"]
@@ -188,6 +194,12 @@ def amplification_figure(report: Report, name: str) -> Drawn:
         f"(dotted). High: ΔW acts where W hardly does. After section 7.3 of {_PAPER}.",
         figure,
     )
+
+
+def _require(shown: Collection[object], reason: str) -> None:
+    """Refuse a figure of nothing."""
+    if not shown:
+        raise NumericalError(f"{reason}, and there is nothing to draw.", hint="lora-lab health finds dead modules.")
 
 
 def _matrix_figure(values: Mapping[str, Any], label: str) -> Figure:

@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.domain import figures
+from lora_lab.domain.folding import folded
 from lora_lab.domain.report import ColumnKind
 from lora_lab.reports.canvas import as_svg
 from lora_lab.reports.figures import leading_modules
@@ -102,7 +103,10 @@ def _report(report: Report, *, has_many: bool) -> Iterator[str]:
     if facts:
         yield f"<dl>{''.join(facts)}</dl>"
     if report.findings:
-        items = "".join(f"<li>{_text(finding.message)}</li>" for finding in report.findings)
+        items = "".join(
+            f"<li>{_text(finding.message)}{f' And {more} more like this.' if more else ''}</li>"
+            for finding, more in folded(report.findings)
+        )
         yield f"<ul class=warnings>{items}</ul>"
     if report.command == "amplify":
         yield from _table_seven(report)
@@ -112,7 +116,12 @@ def _report(report: Report, *, has_many: bool) -> Iterator[str]:
 
 
 def _table(table: Table) -> Iterator[str]:
-    columns = [column for column in table.columns if column.kind not in _DRAWN]
+    columns = [
+        column
+        for column in table.columns
+        if column.kind not in _DRAWN
+        and (column.id == table.key or any(row.get(column.id) is not None for row in table.rows))
+    ]
     heads = []
     for column in columns:
         keys = _keys(table, column)

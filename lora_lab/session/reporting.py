@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FIGURES: Final = ("overlap", "baseline", "spectra", "norms", "amplification", "intruders")
 _PAGE: Final = ".html"
 _MOST_PAIRS: Final = 6
+_SIGN_ROWS: Final = 256  # of each ΔW whose signs are compared: all of a large one would take minutes
 _WRITTEN: Final = (
     Column("path", "File", ColumnKind.TEXT),
     Column("size_bytes", "Size", ColumnKind.BYTES, unit="bytes"),
@@ -62,6 +63,7 @@ def write_report(
         content = page(f"LoRA report: {', '.join(gathered.names)}", sections)
         drawn = [one for section in sections for one in section.drawn]
         missing = [Finding("section_missing", section.missing) for section in sections if section.missing]
+        missing = list(dict.fromkeys(missing))
     else:
         with drawing():
             one = gathered.figure(figure or ("overlap" if len(locators) > 1 else "spectra"))
@@ -143,6 +145,14 @@ _OVERLAP: Final = _Part(
     ("overlap", "diff"),
     ("overlap", "baseline"),
 )
+_INTERFERENCE: Final = _Part(
+    "interference",
+    "Interference",
+    "What the adapters do to each other when added; signs are compared on at most "
+    f"{_SIGN_ROWS} rows of each ΔW, drawn by the seed.",
+    ("interference",),
+)
+_CHECK: Final = _Part("check", "Check", "Whether the adapter lands on this base.", ("check",))
 _AMPLIFICATION: Final = _Part(
     "amplification",
     "Amplification",
@@ -236,26 +246,46 @@ class _Gathering:
             yield self._section(_CONFIGURATION, place)
             yield self._section(_SPECTRUM, place)
             yield self._section(_HEALTH, place)
-        for first, second in list(combinations(everyone, 2))[:_MOST_PAIRS]:
+        pairs = list(combinations(everyone, 2))
+        for first, second in pairs[:_MOST_PAIRS]:
             yield self._section(_OVERLAP, first, second)
+        if pairs:
+            yield from self._together(len(pairs))
         if self._base is not None:
             for place in everyone:
+                yield self._section(_CHECK, place)
                 yield self._section(_AMPLIFICATION, place)
                 yield self._section(_INTRUDERS, place)
 
-    def _section(self, part: _Part, *places: int) -> Section:
+    def _together(self, pairs: int) -> Iterator[Section]:
+        """Yield what is said of all adapters at once, and of the pairs that are left out."""
+        from lora_lab.reports.page import Section
+
+        if pairs > _MOST_PAIRS:
+            said = (
+                f"The overlap of the first {_MOST_PAIRS} of {pairs} pairs is shown, in the order of the adapters; "
+                "a page of two adapters has that of any other pair."
+            )
+            yield Section("overlap-more", "Overlap: other pairs", _OVERLAP.about, missing=said)
+        yield self._section(_INTERFERENCE, *range(len(self._locators)), sign_rows=_SIGN_ROWS)
+
+    def _section(self, part: _Part, *places: int, **parameters: Any) -> Section:
+        """One part of the page; a figure that cannot be drawn leaves the numbers there."""
         from lora_lab.reports.page import Section
 
         id = "-".join([part.id, *map(str, places)])  # noqa: A001
         title = f"{part.title}: {' and '.join(self.names[place] for place in places)}"
+        reports: list[Report] = []
+        drawn: list[Drawn] = []
         try:
-            reports = tuple(self._run(analysis, *places) for analysis in part.analyses)
-            drawn = tuple(self._figure(figure, places[0], places[-1]) for figure in part.figures)
+            reports.extend(self._run(analysis, *places, **parameters) for analysis in part.analyses)
+            drawn.extend(self._figure(figure, places[0], places[-1]) for figure in part.figures)
         except CancelledError:
             raise
         except LoraLabError as error:
-            return Section(id, title, part.about, missing=f"{error.message} {error.hint}".strip())
-        return Section(id, title, part.about, reports, drawn)
+            missing = f"{error.message} {error.hint}".strip()
+            return Section(id, title, part.about, tuple(reports), tuple(drawn), missing)
+        return Section(id, title, part.about, tuple(reports), tuple(drawn))
 
 
 def _told_apart(names: Sequence[str]) -> list[str]:

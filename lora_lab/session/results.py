@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from lora_lab.domain.base import Base
     from lora_lab.domain.report import Report
+    from lora_lab.extension.contracts import ArrayStore
 
 _CACHE_BYTES: Final = 256 << 20
 
@@ -72,6 +74,18 @@ class Results:
         """Remember `report`."""
         if self._cache:
             self._cache.put(key, report_to_wire(report))
+
+
+def with_store(report: Report, store: ArrayStore | None) -> Report:
+    """A remembered `report` with the size of the store as it is now: a fact about the disk, not about the inputs."""
+    if store is None or not any("cache_bytes" in group.values for group in report.scalars):
+        return report
+    now = {"cache_bytes": store.size_bytes, "cache_limit_bytes": store.limit_bytes}
+    scalars = tuple(
+        replace(group, values={**group.values, **now}) if "cache_bytes" in group.values else group
+        for group in report.scalars
+    )
+    return replace(report, scalars=scalars)
 
 
 @cache

@@ -19,16 +19,17 @@ Q2, Q10, V2 = "model.layers.2.self_attn.q_proj", "model.layers.10.self_attn.q_pr
 PROMISED = [
     "module",
     "in",
-    "shape_a",
-    "shape_b",
+    "relative_difference",
+    "cosine",
+    "phi",
+    "phi_random",
+    "difference_norm",
     "rank_a",
     "rank_b",
     "scaling_a",
     "scaling_b",
-    "difference_norm",
-    "relative_difference",
-    "cosine",
-    "phi",
+    "shape_a",
+    "shape_b",
 ]
 
 
@@ -69,6 +70,7 @@ def test_numbers_are_those_of_the_dense_products(diff, tmp_path):
         assert row["cosine"] == pytest.approx(np.vdot(one, other) / sizes[0] / sizes[1], abs=1e-12)
         U, V = (np.linalg.svd(matrix)[2][:rank].T for matrix, rank in ((one, 4), (other, min(6, *other.shape))))
         assert row["phi"] == pytest.approx(np.linalg.norm(U.T @ V) ** 2 / 4, abs=1e-10)
+        assert row["phi_random"] == max(U.shape[1], V.shape[1]) / U.shape[0]
     totals = report.to_json()["totals"]
     whole = np.sqrt(np.sum(squares, axis=0))
     assert totals["difference_norm"] == pytest.approx(whole[0], rel=1e-12)

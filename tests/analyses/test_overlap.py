@@ -20,14 +20,14 @@ from lora_lab.session import Session
 Q2, Q10, V2 = "model.layers.2.self_attn.q_proj", "model.layers.10.self_attn.q_proj", "model.layers.2.self_attn.v_proj"
 PROMISED = [
     "module",
-    "shape",
-    "dimension",
-    "rank_a",
-    "rank_b",
-    "phi_first",
     "phi_full",
     "phi_full_random",
+    "phi_first",
     "cosine",
+    "rank_a",
+    "rank_b",
+    "dimension",
+    "shape",
     "grassmann_distance",
     "projection_distance",
     "principal_angles_radians",
@@ -316,8 +316,9 @@ def test_what_is_outside_is_said_of_the_adapter_that_has_it(session, tmp_path, b
 
 def test_what_has_no_update_of_its_own_is_refused(session, tmp_path, both):
     pissa = str(write_adapter(tmp_path / "pissa", factors(seed=5), init_lora_weights="pissa"))
-    with pytest.raises(AdapterError, match="'pissa' cannot be computed from its files"):
+    with pytest.raises(AdapterError, match="'pissa' cannot be computed from its files") as refused:
         overlap(session, [both[0], pissa])
+    assert "lora-lab amplify and lora-lab intruders compute it with --base" in refused.value.hint
     with pytest.raises(MissingFileError, match="holds no adapter"):
         overlap(session, [both[0], str(write_base(tmp_path / "base"))])
 
@@ -340,7 +341,8 @@ def test_the_right_side_is_the_inputs_whatever_way_the_base_stores_the_weight(se
     rows, same = (overlap(session, both).table("modules").rows for both in (plain, turned))
     for row, other in zip(rows, same, strict=True):
         assert other["shape"] == row["shape"][::-1]
-        assert {key: row[key] for key in PROMISED[2:]} == {key: other[key] for key in PROMISED[2:]}
+        kept = [key for key in PROMISED if key not in ("module", "shape")]
+        assert {key: row[key] for key in kept} == {key: other[key] for key in kept}
     assert rows[0]["dimension"] == 16
     mixed = overlap(session, [plain[0], turned[1]])
     assert mixed.findings == ()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
-from builders import MODULES, write_adapter
+from builders import MODULES, factors, write_adapter
 
 from lora_lab.cli.commands import program
 from lora_lab.extension.registry import BUILT_IN_COMMANDS
@@ -248,3 +248,21 @@ def test_the_shell_completes(tmp_path: Path) -> None:
         check=False,
     )
     assert done.stdout == "plain,spectrum\n"
+
+
+def test_many_warnings_of_one_kind_are_folded(tmp_path: Path) -> None:
+    """A person reads the first three and how many more there are; JSON has every one."""
+    modules = {f"model.layers.{layer}.q_proj": (24, 16) for layer in range(9)}
+    wide = {name: (24, 16 if name.endswith("s.0.q_proj") else 32) for name in modules}
+    pair = [str(write_adapter(tmp_path / name, factors(shapes))) for name, shapes in (("a", modules), ("b", wide))]
+    said, data = (
+        subprocess.run(
+            [*PROGRAM, "overlap", *pair, *more], capture_output=True, env=environment(), text=True, check=False
+        )
+        for more in ([], ["--json"])
+    )
+    lines = [line for line in said.stderr.splitlines() if "expected one shape" in line]
+    assert len(lines) == 3
+    assert "'model.layers.3.q_proj'" in lines[2]
+    assert lines[2].endswith("And 5 more like this; --json lists them.")
+    assert sum(one["code"] == "shape_mismatch" for one in json.loads(data.stdout)["warnings"]) == 8

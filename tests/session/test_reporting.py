@@ -172,7 +172,7 @@ def test_names_are_shown_and_never_obeyed(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_computed_says_why(library: Path) -> None:
-    """A base of another architecture leaves two sections empty, each with its sentence; the rest stands."""
+    """A base of another architecture leaves two sections empty, for one reason; the rest stands."""
     from safetensors.torch import save_file
     from torch import ones
 
@@ -180,10 +180,48 @@ def test_what_cannot_be_computed_says_why(library: Path) -> None:
     other.mkdir()
     save_file({"blocks.0.weight": ones(3, 3)}, other / "model.safetensors")
     done = report(library, "page.html", "one", base=str(other))
-    assert [finding.code for finding in done.findings] == ["section_missing"] * 2
+    assert [finding.code for finding in done.findings] == ["section_missing"]
     text = (library / "page.html").read_text(encoding="utf-8")
     assert text.count("can be compared with") == 2
     assert "Spectrum: one" in text
+
+
+def test_a_figure_that_cannot_be_drawn_leaves_the_numbers(library: Path) -> None:
+    """A zero ΔW spans nothing: no grid can be drawn, and the differences of the two are there all the same."""
+    zero = {name: tensor * 0 if "lora_B" in name else tensor for name, tensor in factors(seed=2).items()}
+    write_adapter(library / "zero", zero)
+    done = report(library, "page.html", "one", "zero")
+    text = " ".join(Page((library / "page.html").read_text(encoding="utf-8")).words)
+    assert "section_missing" in [finding.code for finding in done.findings]
+    with pytest.raises(LoraLabError, match="No module has directions in both 'one' and 'zero'"):
+        report(library, "figure.svg", "one", "zero")
+    with pytest.raises(LoraLabError, match="No module of 'zero' has an amplification factor"):
+        report(library, "figure.svg", "zero", base=str(library / "base"), figure="amplification")
+    differences = Session().analyze("diff", [str(library / "one"), str(library / "zero")])
+    assert shown.number(differences.to_json()["totals"]["difference_norm"]) in text
+
+
+def test_all_together_and_what_is_left_out(library: Path) -> None:
+    """Interference of all adapters, whether they land, and how many pairs the page has no room for."""
+    for seed in (3, 4, 5):
+        write_adapter(library / str(seed), seed=seed)
+    base = str(library / "base")
+    done = report(library, "page.html", "one", "two", "3", "4", "5", base=base, modules=["*layers.2.self_attn.q_proj"])
+    text = " ".join(Page((library / "page.html").read_text(encoding="utf-8")).words)
+    assert "the first 6 of 10 pairs" in text
+    assert [finding.message for finding in done.findings if "of 10 pairs" in finding.message]
+    together = Session().analyze("interference", [str(library / name) for name in ("one", "two", "3", "4", "5")])
+    row = next(row for row in together.table("modules").rows if row["module"] == "model.layers.2.self_attn.q_proj")
+    assert shown.number(row["energy_ratio"]) in text
+    assert shown.number(row["sign_conflict"]) in text
+    assert text.count("Check: ") == 2 * 5  # in the contents, and above each section
+
+
+def test_one_reason_is_told_once(library: Path) -> None:
+    """A ΔW that cannot be known empties several sections, and is one warning."""
+    write_adapter(library / "olora", init_lora_weights="olora")
+    done = report(library, "page.html", "olora")
+    assert [finding.code for finding in done.findings] == ["section_missing"]
 
 
 BAD: list[tuple[str, list[str], dict[str, Any], str]] = [

@@ -20,6 +20,7 @@ from lora_lab.domain.base import Base
 from lora_lab.domain.library import EntryKind
 from lora_lab.errors import FileFormatError, MissingFileError, NumericalError
 from lora_lab.session import records
+from lora_lab.storage.folders import cache_folder
 
 
 @pytest.fixture
@@ -250,3 +251,21 @@ def test_a_device_that_is_of_no_use_is_told(tmp_path: Path) -> None:
     plain = Session(cache=False).analyze("overlap", both)
     assert plain.findings == ()
     assert asked.table("modules").rows == plain.table("modules").rows
+
+
+def test_a_remembered_report_tells_the_store_as_it_is_now(tmp_path: Path) -> None:
+    """What is kept of bases is a fact about the disk: another base's decompositions, or an emptied folder, are seen."""
+    adapter = str(write_adapter(tmp_path / "a"))
+    bases = [str(write_base(tmp_path / f"base-{seed}", seed=seed)) for seed in (1, 2)]
+    session = Session()
+
+    def kept() -> int:
+        report = session.analyze("intruders", [adapter], base=bases[0])
+        return int(report.to_json()["totals"]["cache_bytes"])
+
+    before = kept()
+    session.analyze("intruders", [adapter], base=bases[1])
+    assert kept() == pytest.approx(2 * before, rel=0.01)
+    for file in (cache_folder() / "arrays").iterdir():
+        file.unlink()
+    assert kept() == 0

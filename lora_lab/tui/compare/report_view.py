@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Final
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from textual.containers import Vertical
 from textual.content import Content
@@ -17,7 +18,7 @@ from lora_lab.tui.detail.spectrum_view import flowed
 from lora_lab.tui.detail.tables import ReportTable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from textual.app import ComposeResult
     from textual.binding import BindingType
@@ -29,10 +30,40 @@ if TYPE_CHECKING:
 _PRIORITY: Final = 250
 #: Columns that stand beside the names, by analysis and table; the rest follow as the report has them.
 _FIRST: Final = {
-    ("diff", "modules"): ("in", "relative_difference", "cosine", "phi", "difference_norm"),
-    ("interference", "modules"): ("energy_ratio", "mean_cosine", "sign_conflict", "shared_subspace"),
-    ("interference", "pairs"): ("b", "cosine", "sign_conflict", "shared_subspace"),
+    ("diff", "modules"): ("in", "relative_difference", "cosine", "phi", "phi_random", "difference_norm"),
+    ("interference", "modules"): (
+        "energy_ratio",
+        "mean_cosine",
+        "shared_subspace",
+        "shared_subspace_random",
+        "sign_conflict",
+        "sign_conflict_random",
+    ),
+    ("interference", "pairs"): ("b", "cosine", "shared_subspace", "shared_subspace_random", "sign_conflict"),
 }
+
+
+class Which(StrEnum):
+    """The modules of two adapters that are listed."""
+
+    ALL = "all"
+    DIFFERING = "differing"  # those that one of the two lacks as well
+    MISSING = "in one only"
+
+    @property
+    def next(self) -> Which:
+        """The one after this."""
+        every = list(Which)
+        return every[(every.index(self) + 1) % len(every)]
+
+    def has(self, row: Mapping[str, Any]) -> bool:
+        """Whether `row` is among them; a module that could not be compared counts as differing."""
+        if self is Which.ALL or row.get("in") != "both":
+            return True
+        if self is Which.MISSING:
+            return False
+        is_same = row.get("rank_a") == row.get("rank_b") and row.get("scaling_a") == row.get("scaling_b")
+        return not (is_same and row.get("difference_norm") == 0.0)
 
 
 class ReportView(Vertical):
@@ -45,8 +76,10 @@ class ReportView(Vertical):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        bindings.key("d", "which", "Differing", "All modules, those that differ, or those that one of the two has",
+                     id="report.which", show=True),
         bindings.key("m", "next_table", "Next table", "Show the report's next table", id="report.table", show=True),
-    ]
+    ]  # fmt: skip
     DEFAULT_CSS = """
     ReportView { height: 1fr; width: 1fr; }
     ReportView > .report--note { height: auto; max-height: 8; padding: 0 1; }
@@ -60,6 +93,7 @@ class ReportView(Vertical):
         self.report: Report | None = None
         self.reason = ""
         self.filter = ""
+        self.which = Which.ALL
         self._job: Job | None = None
         self._tables: tuple[Table, ...] = ()
         self._number = 0
@@ -158,23 +192,40 @@ class ReportView(Vertical):
 
     def _amount(self, table: Table) -> str:
         shown, total = len(self.table.keys), len(table.rows)
-        return f"{total}" if shown == total else f"{shown} of {total}"
+        amount = f"{total}" if shown == total else f"{shown} of {total}"
+        return f"{amount}, {self.which}" if self.which is not Which.ALL and self._has_sides(table) else amount
 
     def _show_table(self) -> None:
         if self.report is None:
             return
         if self._tables:
             table = self._tables[self._number]
-            self.table.show_table(_filtered(table, self.filter), first=_FIRST.get((self.analysis, table.id), ()))
+            shown = _filtered(table, self.filter)
+            if self._has_sides(table):
+                shown = replace(shown, rows=tuple(row for row in shown.rows if self.which.has(row)))
+            self.table.show_table(shown, first=_FIRST.get((self.analysis, table.id), ()))
         self._say(self._heading())
 
     def unavailable(self, action: str, _parameters: tuple[object, ...]) -> str | None:
-        """Say when there is no other table."""
+        """Say when there is no other table, or nothing that could differ."""
+        if action == "which" and not (self._tables and self._has_sides(self._tables[self._number])):
+            return "this table does not say which adapter has a module"
         return "this report has no other table" if action == "next_table" and len(self._tables) < 2 else None
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Grey what is not available."""
         return None if self.unavailable(action, parameters) else True
+
+    @staticmethod
+    def _has_sides(table: Table) -> bool:
+        """Whether the rows say which of the two has a module."""
+        return any(column.id == "in" for column in table.columns) and table.key == "module"
+
+    def action_which(self) -> None:
+        """Go on to the modules that differ, those that are in one only, and all again."""
+        self.which = self.which.next
+        self._show_table()
+        self.refresh_bindings()
 
     def action_next_table(self) -> None:
         """Show the next of several tables."""

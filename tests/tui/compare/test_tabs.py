@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from tui.compare.pairs import A, B, diff_report, module_names, open_pair, report_of, row_of, rows_of
@@ -58,6 +59,39 @@ async def test_a_tab_runs_its_analysis_when_it_is_looked_at(size: tuple[int, int
         assert "0.06250" in opened.text()
         await opened.press("less_than_sign")
         assert opened.waiting("diff") == []
+
+
+async def test_the_differences_alone_or_what_one_lacks(size: tuple[int, int]) -> None:
+    """d goes from all modules to those that differ, to those that one of the two has, and back; the filter holds."""
+    modules = module_names(5)[:5]
+    report = diff_report(modules)
+    table = report.tables[0]
+    same = {"relative_difference": 0.0, "difference_norm": 0.0, "rank_b": 8}
+    rows = (*table.rows[:2], {**table.rows[2], **same}, {**table.rows[3], **same, "scaling_a": 2.0, "scaling_b": 1.0})
+    rows = (*rows, {**table.rows[4], "relative_difference": None, "difference_norm": None})
+    columns = (*table.columns, Column("difference_norm", "‖ΔW_A − ΔW_B‖_F"), Column("scaling_a", "Scaling A"))
+    report = replace(report, tables=(replace(table, rows=rows, columns=columns), *report.tables[1:]))
+    async with open_pair(size) as opened:
+        await opened.rows(report_of(rows_of(modules)))
+        await opened.press("greater_than_sign")
+        opened.jobs.finish(opened.waiting("diff")[0], report)
+        await opened.pilot.pause()
+        view = opened.screen.query(ReportView)[0]
+        assert view.table.keys == tuple(modules)
+        await opened.press("d")
+        assert view.table.keys == (modules[0], modules[1], modules[3], modules[4])
+        assert "Modules (4 of 5, differing)" in opened.text()
+        await opened.press("slash", *"q_proj", "enter")
+        assert set(view.table.keys) == {
+            name for name in (modules[0], modules[1], modules[3], modules[4]) if "q_" in name
+        }
+        await opened.press("escape", "d")
+        assert view.table.keys == (modules[0],)
+        assert "Modules (1 of 5, in one only)" in opened.text()
+        await opened.press("d")
+        assert view.table.keys == tuple(modules)
+        await opened.press("m", "d")
+        assert view.table.keys == ("r", "use_dora")
 
 
 async def test_a_row_leads_to_its_grid() -> None:
