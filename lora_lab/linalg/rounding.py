@@ -82,5 +82,5 @@ def require_finite(values: torch.Tensor, before: torch.Tensor, name: str) -> Non
         )
     raise NumericalError(
         f"The base's {quoted(name)} holds NaN or infinity, expected finite weights.",
-        hint="The base is damaged; --allow-nonfinite keeps such values as they are.",
+        hint="The base is damaged: fetch it again, or merge into a sound one.",
     )

@@ -75,28 +75,6 @@ def doubt_about(merged: torch.Tensor, unmerged: torch.Tensor) -> Doubt:
     )
 
 
-def drift_between(old: torch.Tensor, new: torch.Tensor) -> Doubt:
-    """How far `new` = round(W′ − Δ_A + Δ_B), from the merged `old` = W′ = round(W + Δ_A), is from round(W + Δ_B).
-
-    W′ − Δ_A lies within u′/2 of W, anywhere; rounding it with Δ_B to units u gives another number than W does with
-    probability u′/4u where u′ ≤ 2u, and 1 − u/u′ beyond. An element's error stays below u′/2 + u.
-
-    Parameters
-    ----------
-    old, new : one shape and floating-point type
-    """
-    info = torch.finfo(old.dtype)
-    there, here = _unit(old, info), _unit(new, info)
-    ratio = there / here
-    share = torch.where(ratio <= 2.0, ratio / 4.0, 1.0 - 1.0 / ratio)
-    return Doubt(
-        elements=old.numel(),
-        expected=float(share.sum()),
-        bound_square=float((there / 2.0 + here).square().sum()),
-        square=float(new.to(torch.float64).square().sum()),
-    )
-
-
 def _unit(values: torch.Tensor, info: torch.finfo) -> torch.Tensor:
     """Unit in the last place, float64: the distance to the next number away from zero."""
     size = values.to(torch.float64).abs().clamp(min=info.smallest_normal)

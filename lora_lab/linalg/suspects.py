@@ -7,8 +7,8 @@ values where it is not decide.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _SURE: Final = 4.0  # standard errors
 _FEW: Final = 0.01  # share of the values that may be damaged in a weight that is right otherwise
 _NEAR: Final = 0.35  # how far from 0 or 1 a strength may be to count as none or all
+_BY_CHANCE: Final = 5.0  # standard deviations
+_TELLING: Final = 0.02  # standard error of a strength that says something
 _EXPLAINED: Final = 4.0  # times the square of the rounding errors of the ideal
 
 
@@ -42,6 +44,12 @@ class Sums:
         self.update[here] += delta.square().sum(dim=dim)
         self.moved[here] += D.square().sum(dim=dim)
 
+    def take(self, other: Sums) -> None:
+        """Take in sums over other rows."""
+        self.inner += other.inner
+        self.update += other.update
+        self.moved += other.moved
+
     def parts(self) -> tuple[torch.Tensor, torch.Tensor, float]:
         """Strength ŝ of each, its ‖Δ‖², and Σ‖D − ŝΔ‖² of all."""
         has = self.update > 0
@@ -56,11 +64,92 @@ class Sums:
         return max(0.0, moved - inner**2 / update) if update else moved
 
 
+def off_by_too_much(count: int) -> str:
+    """How many values are wrong, in words."""
+    return f"{count} {'value is' if count == 1 else 'values are'} off by more than rounding explains"
+
+
+@dataclass(slots=True)
+class Chance:
+    """Is M what rounding W + Δ by chance gives? In units of the step between its neighbours a ≤ W + Δ ≤ b.
+
+    With f the share of the step that W + Δ lies above a, M = b with probability f, so that the error e = M − (W + Δ)
+    has the mean 0, the variance v = f(1 − f), and e² − v the variance v(1 − 4v). Rare events are not normal: by
+    Bernstein's inequality for terms of at most 1, a sum of variance V exceeds z√V + z²/3 as seldom as a normal one z√V.
+    Sums over values, with Δ cut to one step:
+
+    outside : M that are neither neighbour
+    inner, inner_variance : Σ e·Δ and Σ v·Δ²
+    update : ΣΔ²
+    excess, excess_variance : Σ (e² − v) and Σ v(1 − 4v)
+    """
+
+    outside: int = 0
+    inner: float = 0.0
+    inner_variance: float = 0.0
+    update: float = 0.0
+    excess: float = 0.0
+    excess_variance: float = 0.0
+
+    @classmethod
+    def of(cls, W: torch.Tensor, merged: torch.Tensor, delta: torch.Tensor) -> Chance:
+        """Sums over some rows: W and Δ in float64, M as stored."""
+        wide = torch.float64 if merged.dtype == torch.float64 else torch.float32
+        x = (W.to(wide) + delta.to(wide)).to(torch.float64)
+        near = x.to(merged.dtype)
+        far = torch.nextafter(near, torch.copysign(torch.full_like(x, math.inf), x - near).to(merged.dtype))
+        is_exact = near == x
+        gap = torch.where(is_exact, 1.0, (far.to(torch.float64) - near.to(torch.float64)).abs())
+        error = (merged.to(torch.float64) - x) / gap
+        step = (delta / gap).clamp(-1, 1)  # beside a tiny weight Δ is thousands of steps, and one value would decide
+        share = (x - near.to(torch.float64)).abs() / gap
+        variance = share * (1 - share)
+        return cls(
+            outside=int(torch.count_nonzero((merged != near) & ((merged != far) | is_exact))),
+            inner=float((error * step).sum()),
+            inner_variance=float((variance * step.square()).sum()),
+            update=float(step.square().sum()),
+            excess=float((error.square() - variance).sum()),
+            excess_variance=float((variance * (1 - 4 * variance)).sum()),
+        )
+
+    def take(self, other: Chance) -> None:
+        """Take in sums over other rows."""
+        for one in fields(self):
+            setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
+
+    @property
+    def strength_error(self) -> float:
+        """Standard error of the strength that arrived."""
+        return _by_chance(self.inner_variance) / _BY_CHANCE / self.update if self.update else math.inf
+
+    @property
+    def explains(self) -> bool:
+        """Whether every value is a neighbour, and both sums are as chance makes them."""
+        is_unbiased = abs(self.inner) <= _by_chance(self.inner_variance)
+        return not self.outside and is_unbiased and abs(self.excess) <= _by_chance(self.excess_variance)
+
+
+def _by_chance(variance: float) -> float:
+    """What a sum of many independent terms of at most 1 does not exceed."""
+    return _BY_CHANCE * math.sqrt(variance) + _BY_CHANCE**2 / 3
+
+
+class Seen(NamedTuple):
+    """Sums over some rows of a suspect."""
+
+    columns: Sums
+    turned: Sums | None
+    along: torch.Tensor | None
+    chance: Chance | None
+
+
 @dataclass(slots=True)
 class Suspect:
     """Second look at a weight that is not W + Δ: is it W + sΔ, or a part of Δ, or Δᵀ?
 
-    Every row of the weight must pass through :meth:`look` once; :meth:`diagnosis` then says.
+    Every row of the weight must pass through :meth:`look` once, in any thread, and what that returns through
+    :meth:`take`, in order; :meth:`diagnosis` then says.
 
     Parameters
     ----------
@@ -77,6 +166,7 @@ class Suspect:
     rows: Sums = field(init=False)
     columns: Sums = field(init=False)
     turned: Sums = field(init=False)
+    chance: Chance = field(default_factory=Chance)
     _gram: torch.Tensor | None = None  # (R, R), ⟨bᵢaᵢᵀ, bⱼaⱼᵀ⟩
     _along: torch.Tensor | None = None  # (R,), ⟨D, bᵢaᵢᵀ⟩
 
@@ -87,8 +177,8 @@ class Suspect:
 
     def look(
         self, before: torch.Tensor, merged: torch.Tensor, delta: torch.Tensor, first: int, update: Update, band: int = 0
-    ) -> None:
-        """Take in the rows from `first` on of the whole, of a band of rows that begins at `band`.
+    ) -> Seen:
+        """Sums over the rows from `first` on of the whole, of a band of rows that begins at `band`.
 
         before, merged : (n, in), W and M as stored
         delta : (n, in) float64
@@ -98,22 +188,34 @@ class Suspect:
         unit = ulp_of(torch.maximum(torch.maximum(W.abs(), M.abs()), delta.abs()), merged.dtype)
         weighed, step = D / unit, delta / unit
         end = first + D.shape[0]
-        here = slice(first, end)
-        self.rows.add(weighed, step, here, dim=1)
-        self.columns.add(weighed, step, slice(None), dim=0)
+        self.rows.add(weighed, step, slice(first, end), dim=1)
+        columns = Sums.zeros(D.shape[1])
+        columns.add(weighed, step, slice(None), dim=0)
+        # One value that is no neighbour refutes chance; no more needs to be known then.
+        chance = None if self.chance.outside else Chance.of(W, merged, delta)
+        turned, along = None, None
         lora_A, lora_B = update.plain_factors
-        if not self.is_plain or not lora_A.shape[0]:
-            return
         own = slice(first - band, end - band)
-        if update.shape[0] == update.shape[1]:
-            turned = (lora_A.T[own] @ lora_B.T) / unit
-            self.turned.add(weighed.reshape(1, -1), turned.reshape(1, -1), slice(None), dim=1)
-        if update.shape == self.shape:  # one band: the ranks are the same in every row
-            if self._gram is None:
+        has_factors = self.is_plain and bool(lora_A.shape[0])
+        if has_factors and update.shape[0] == update.shape[1]:
+            other = (lora_A.T[own] @ lora_B.T) / unit
+            turned = Sums.zeros(1)
+            turned.add(weighed.reshape(1, -1), other.reshape(1, -1), slice(None), dim=1)
+        if has_factors and update.shape == self.shape:  # one band: the ranks are the same in every row
+            along = ((lora_B[own].T @ D) * lora_A).sum(dim=1)  # bᵢᵀ D aᵢ
+            if first == 0:
                 self._gram = (lora_B.T @ lora_B) * (lora_A @ lora_A.T)
-                self._along = torch.zeros(lora_A.shape[0], dtype=torch.float64)
-            assert self._along is not None
-            self._along += ((lora_B[own].T @ D) * lora_A).sum(dim=1)  # bᵢᵀ D aᵢ
+        return Seen(columns, turned, along, chance)
+
+    def take(self, seen: Seen) -> None:
+        """Take in what was seen of some rows."""
+        self.columns.take(seen.columns)
+        if seen.turned is not None:
+            self.turned.take(seen.turned)
+        if seen.along is not None:
+            self._along = seen.along if self._along is None else self._along + seen.along
+        if seen.chance is not None:
+            self.chance.take(seen.chance)
 
     def diagnosis(self, strength: float, error: float, found: Comparison) -> tuple[Diagnosis, str]:
         """Say what the weight is, and of what.
@@ -123,6 +225,11 @@ class Suspect:
         strength, error : the one that explains it best, with its standard error
         found : the comparison of M with W + strength·Δ
         """
+        if self.chance.explains and self.chance.update:
+            told = f"rounded by chance, strength {1 + self.chance.inner / self.chance.update:.4f}"
+            told = f"{told} ± {self.chance.strength_error:.1g}"
+            is_told = self.chance.strength_error < _TELLING
+            return (Diagnosis.ROUNDED_ELSEWHERE if is_told else Diagnosis.INCONCLUSIVE), told
         noise = _EXPLAINED * max(self.first.weighed_ideal_noise, found.weighed_ideal_noise)
         partly = self._partly(noise)
         if partly is not None:
@@ -132,7 +239,7 @@ class Suspect:
         least = RATIO_TOLERANCE if self.first.wrong <= few else 0.0
         is_other = abs(strength - 1) > max(least, _SURE * error)
         if is_explained and is_other and abs(strength) > max(0.1, _SURE * error):
-            told = f"strength {strength:.4f} ± {error:.4f}"
+            told = f"strength {strength:.4f} ± {error:.1g}"
             is_flipped = abs(strength + 1) < max(10 * RATIO_TOLERANCE, _SURE * error)
             return Diagnosis.SIGN_FLIPPED if is_flipped else Diagnosis.WRONG_STRENGTH, told
         turned, _, rest = self.turned.parts()
@@ -140,9 +247,9 @@ class Suspect:
             return Diagnosis.TRANSPOSED, f"Δᵀ is in it at strength {float(turned) / self._arriving:.4g}"
         clean = self.first.clean_inner / self.first.clean_ideal if self.first.clean_ideal > 0 else math.inf
         if 0 < self.first.wrong <= few and abs(clean - 1) < 10 * RATIO_TOLERANCE:
-            return Diagnosis.WRONG_VALUES, f"{self.first.wrong} values are off by more than rounding explains"
+            return Diagnosis.WRONG_VALUES, off_by_too_much(self.first.wrong)
         if is_explained and not self.first.wrong:
-            return Diagnosis.INCONCLUSIVE, f"strength {strength:.4f} ± {error:.4f}"
+            return Diagnosis.INCONCLUSIVE, f"strength {strength:.4f} ± {error:.1g}"
         share = found.inner**2 / (found.update_square * found.moved_square or 1.0)
         return Diagnosis.OTHER_ADAPTER, f"the update explains {min(1.0, share):.1%} of what was changed"
 

@@ -25,9 +25,9 @@ def swap_terms(
 ) -> Fidelity:
     """Take `old` out of a merged weight and put `new` in, in place and in one pass over it.
 
-    Without `kept`, W′ ← round(W′ − ΔW_A + ΔW_B): one product of stacked factors and one rounding, whose error stays in
-    the weight and grows like √n over n swaps of different adapters. With it, W′ ← round(W + ΔW_B): the bits of a merge
-    into the base however often it is done.
+    With `kept`, W′ ← round(W + ΔW_B): the bits of a merge into the base however often it is done. Without it,
+    W′ ← round(round(W′ − ΔW_A) + ΔW_B). The rounding in the middle gives back W itself wherever W′ lies in the binade
+    of W: the sum of both differences, rounded once, would keep the error of W′ instead, and of every swap before.
 
     Parameters
     ----------
@@ -38,12 +38,12 @@ def swap_terms(
 
     Returns
     -------
-    what became of the difference between the new weight and what it was made of: W with `kept`, W′ without
+    what became of the sum of `new`
 
     Raises
     ------
     CompatibilityError
-        a term of DoRA without `kept`: its norms are of the unmerged weight.
+        an old term of DoRA without `kept`: its norms are of the unmerged weight.
 
     Notes
     -----
@@ -61,11 +61,12 @@ def swap_terms(
     tensor([3., 3.])
     """
     shape = (weight.shape[0], weight.shape[1])
+    update = Update(name, shape, new)
     if kept is not None:
-        return apply_update(weight, Update(name, shape, new), kept=kept)
-    if any(term.magnitude is not None for term in (*old, *new)):
+        return apply_update(weight, update, kept=kept)
+    if any(term.magnitude is not None for term in old):
         raise CompatibilityError(
-            f"A term for {quoted(name)} is DoRA, whose norms are of the unmerged weight.", hint="Pass the kept weight."
+            f"A term in {quoted(name)} is DoRA, whose norms are of the unmerged weight.", hint="Pass the kept weight."
         )
     back = [term._replace(strength=-term.strength) for term in old]
-    return apply_update(weight, Update(name, shape, [*back, *new]))
+    return apply_update(weight, update, before=Update(name, shape, back))

@@ -11,8 +11,8 @@ section 4.1; arXiv 2402.09353, equation 5.
 
 from __future__ import annotations
 
+import copy
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -20,7 +20,8 @@ import torch
 
 from lora_lab.errors import CompatibilityError, quoted
 from lora_lab.linalg.rounding import Rounding, block_generator, rounded
-from lora_lab.linalg.threads import one_thread, worker_count
+from lora_lab.linalg.threads import in_lanes, worker_count
+from lora_lab.linalg.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -68,6 +69,10 @@ class Dense(NamedTuple):
             return slice(None), self.values[first:end]
         low, high = torch.searchsorted(self.rows, self.rows.new_tensor([first, end])).tolist()
         return self.rows[low:high] - first, self.values[low:high]
+
+    def to(self, device: torch.device) -> Dense:
+        """The same on `device`."""
+        return self._replace(values=self.values.to(device), rows=None if self.rows is None else self.rows.to(device))
 
 
 @dataclass(slots=True)
@@ -168,6 +173,15 @@ class Update:
         gains = [dora.gain(dora.squares[:0], 0) for dora in self._dora if dora.term.is_by_column]
         return torch.cat([torch.empty((0, self.shape[1]), dtype=torch.float64), *gains])
 
+    def to(self, device: torch.device) -> Update:
+        """The same on `device`, with what :meth:`look` has seen; itself where it is there."""
+        if self._A.device == device:
+            return self
+        moved = Update(self.name, self.shape, (), [dense.to(device) for dense in self._dense])
+        moved._A, moved._B = self._A.to(device), self._B.to(device)
+        moved._dora = [dora.to(device) for dora in self._dora]
+        return moved
+
     @property
     def rows_at_once(self) -> int:
         """Rows of one block; a property of the shape alone."""
@@ -185,21 +199,24 @@ class Update:
             if dora.term.is_by_column:
                 dora.squares += dora.moved(rows, first).square().sum(dim=0)
 
-    def delta(self, rows: torch.Tensor, first: int) -> torch.Tensor:
+    def delta(self, rows: torch.Tensor, first: int, *, space: Workspace | None = None) -> torch.Tensor:
         """What is added to the rows from `first` on.
 
         Parameters
         ----------
         rows : (n, in), of the unchanged weight, float of any width
+        space : to make it in, as its buffer "delta"; in memory of its own when not given
 
         Returns
         -------
         (n, in) float64
         """
+        shape = (rows.shape[0], rows.shape[1])
+        total = (space or Workspace()).take("delta", shape, torch.float64, rows.device)
         if len(self._A):
-            total = self._B[first : first + rows.shape[0]] @ self._A  # (n, R)(R, in)
+            torch.mm(self._B[first : first + shape[0]], self._A, out=total)  # (n, R)(R, in)
         else:
-            total = torch.zeros_like(rows, dtype=torch.float64)
+            total.zero_()
         for dora in self._dora:
             total += dora.term.strength * (dora.target(rows, first) - rows)
         for dense in self._dense:
@@ -214,6 +231,14 @@ class _Dora:
         self.term = term
         self._A, self._B = _stacked([term._replace(strength=1.0)], shape)
         self.squares = self._A.new_zeros(shape[1])
+
+    def to(self, device: torch.device) -> _Dora:
+        """The same on `device`."""
+        assert self.term.magnitude is not None
+        other = copy.copy(self)
+        other.term = self.term._replace(magnitude=self.term.magnitude.to(device))
+        other._A, other._B, other.squares = self._A.to(device), self._B.to(device), self.squares.to(device)
+        return other
 
     def moved(self, rows: torch.Tensor, first: int) -> torch.Tensor:
         """W + ΔW of these rows, (n, in) float64."""
@@ -251,6 +276,9 @@ def updated_rows(
     dtype: torch.dtype,
     *,
     generator: torch.Generator | None = None,
+    space: Workspace | None = None,
+    out: torch.Tensor | None = None,
+    is_measured: bool = True,
 ) -> tuple[torch.Tensor, Fidelity]:
     """Add `delta` to `rows` and round once.
 
@@ -260,20 +288,31 @@ def updated_rows(
     delta : (n, in) float64
     dtype : type of the result
     generator : for stochastic rounding; None rounds to nearest
+    space : for what lies between, as its buffers "before", "step", "sum" and "changed"
+    out : (n, in) of `dtype`, where the result goes; may be `rows`
+    is_measured : whether the figures are wanted
 
     Returns
     -------
     (n, in) of `dtype`, and what became of the update; the figures are float32 sums of one block, added in float64
     """
+    space = space or Workspace()
     wide = torch.float64 if torch.float64 in (rows.dtype, dtype) else torch.float32
-    before = rows.to(wide)
-    step = delta.to(wide)
-    after = rounded(before + step, dtype, generator=generator)
-    real = after.to(wide) - before
-    flat, intended = real.reshape(-1), step.reshape(-1)
-    return after, Fidelity(
+    before = space.converted("before", rows, wide, is_copy=out is not None)
+    step = space.converted("step", delta, wide)
+    total = torch.add(before, step, out=space.take("sum", tuple(before.shape), wide, before.device))
+    if out is None:
+        out = torch.empty_like(total, dtype=dtype)
+    out.copy_(total if generator is None else rounded(total, dtype, generator=generator))
+    if not is_measured:
+        return out, Fidelity()
+    real = torch.sub(space.converted("sum", out, wide, is_copy=True), before, out=total)
+    flat, intended = real.view(-1), step.reshape(-1)
+    # As numbers and summed: counting them asks at every element, which half of them answer otherwise than guessed.
+    is_changed = torch.ne(real, 0, out=space.take("changed", tuple(real.shape), torch.float32, real.device))
+    return out, Fidelity(
         elements=flat.numel(),
-        changed=int(torch.count_nonzero(flat)),
+        changed=int(is_changed.sum(dtype=torch.float64)),
         intended_square=float(intended.dot(intended)),
         realised_square=float(flat.dot(flat)),
         inner=float(flat.dot(intended)),
@@ -287,6 +326,8 @@ def apply_update(
     rounding: Rounding = Rounding.NEAREST,
     seed: int = 0,
     kept: torch.Tensor | None = None,
+    before: Update | None = None,
+    is_measured: bool = True,
 ) -> Fidelity:
     """Change `weight` in place: W ← round(W + Σ wᵢ(W′ᵢ − W)).
 
@@ -295,10 +336,8 @@ def apply_update(
     weight : (out, in), float16, bfloat16, float32 or float64, on the device of the factors
     seed : of stochastic rounding
     kept : W, where `weight` holds something else, which is then replaced; of the same shape and type
-
-    Returns
-    -------
-    what became of the update
+    before : an update that is applied, and rounded, first
+    is_measured : whether what became of the update is wanted; it takes half as long again
 
     Notes
     -----
@@ -311,31 +350,33 @@ def apply_update(
     >>> apply_update(weight, Update("q", (3, 2), [term])).effective_strength
     1.0
     """
-    total = Fidelity()
-    device = weight.device.type
     source = weight if kept is None else kept
+    device = weight.device.type
+    space = Workspace()
+
+    def unchanged(first: int, end: int) -> torch.Tensor:
+        rows = source[first:end]
+        if before is None:
+            return rows
+        return updated_rows(rows, before.delta(rows, first, space=space), weight.dtype, is_measured=False)[0]
+
     if update.needs_columns:
         for _, first, end in update.blocks():
-            update.look(source[first:end], first)
+            update.look(unchanged(first, end), first)
 
     def one(place: tuple[int, int, int]) -> Fidelity:
         block, first, end = place
-        generator = (
-            block_generator(seed, update.name, block, device=device) if rounding is Rounding.STOCHASTIC else None
-        )
-        with one_thread():
-            rows = source[first:end]
-            after, fidelity = updated_rows(rows, update.delta(rows, first), weight.dtype, generator=generator)
-            weight[first:end].copy_(after)
-        return fidelity
+        drawn = block_generator(seed, update.name, block, device=device) if rounding is Rounding.STOCHASTIC else None
+        rows = unchanged(first, end)
+        delta = update.delta(rows, first, space=space)
+        part = weight[first:end]
+        return updated_rows(rows, delta, weight.dtype, generator=drawn, space=space, out=part, is_measured=is_measured)[
+            1
+        ]
 
-    if device != "cpu":
-        for place in update.blocks():
-            total.add(one(place))
-        return total
-    with ThreadPoolExecutor(worker_count(), thread_name_prefix="update") as pool:
-        for fidelity in pool.map(one, update.blocks()):
-            total.add(fidelity)
+    total = Fidelity()
+    for figures in in_lanes(one, list(update.blocks()), worker_count() if device == "cpu" else 1):
+        total.add(figures)
     return total
 
 

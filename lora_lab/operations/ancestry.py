@@ -59,7 +59,8 @@ def told_by(merged: Base) -> Told | None:
     try:
         rows = {_text(row["tensor"]): _text(row["base_sha256"]) for row in _rows(document, "modules")}
         is_over_base = document["operation"] == "merge" or document["proof"]["exact"] is True
-        touched = {name: sha256 if is_over_base else None for name, sha256 in rows.items()}
+        doubted = [_text(row["tensor"]) for row in _rows(document, "doubts")]  # by a swap without the base
+        touched = dict.fromkeys(doubted) | {name: sha256 if is_over_base else None for name, sha256 in rows.items()}
         added = tuple(_text(row["tensor"]) for row in _rows(document, "added"))
     except (KeyError, TypeError, AttributeError):
         raise FileFormatError(

@@ -15,13 +15,14 @@ from lora_lab.domain.plan import StepKind
 from lora_lab.domain.progress import stop_if_cancelled
 from lora_lab.errors import quoted
 from lora_lab.linalg.rounding import Rounding, block_generator
-from lora_lab.linalg.suspects import Suspect
+from lora_lab.linalg.suspects import Seen, Suspect, off_by_too_much
 from lora_lab.linalg.threads import one_thread, worker_count
 from lora_lab.linalg.verification import (
     DORA_ROUNDINGS_ULP,
     SOME_ROUNDINGS_ULP,
     Comparison,
     Diagnosis,
+    compare_right_rows,
     compare_rows,
     sound_or_not,
 )
@@ -31,7 +32,7 @@ from lora_lab.storage.reading import torch_dtype
 from lora_lab.storage.rows import read_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from types import TracebackType
 
     from lora_lab.domain.adapter import Adapter
@@ -152,23 +153,33 @@ class Comparer:
             return Judged(Diagnosis.INCONCLUSIVE, detail, Comparison(), None, None)
         bands = bands_of(step, self._adapters, self._reader)
         self._look_at_columns(step, bands)
-        first = self._compared(step, merged, bands, 1.0, is_counted=True)
+        first = self._quickly(step, merged, bands) or self._compared(step, merged, bands, 1.0)
+        self._advance(merged.size_bytes, merged.name)
         at_rest = self._unlike_between(step, merged, bands)
         diagnosis = sound_or_not(first)
         if at_rest and (diagnosis is None or diagnosis.is_sound):
-            detail = f"{at_rest} values of experts that no adapter has are not the base's"
+            detail = f"values of experts that no adapter has are not the base's: {at_rest}"
             return Judged(Diagnosis.WRONG_VALUES, detail, first, first.strength, first.strength_error)
         if diagnosis is not None:
-            detail = f"{first.wrong} values are off by more than rounding explains" if first.wrong else ""
+            is_told = first.wrong and diagnosis is not Diagnosis.NOT_APPLIED
+            detail = off_by_too_much(first.wrong) if is_told else ""
             return Judged(diagnosis, detail, first, first.strength, first.strength_error)
         return self._suspected(step, merged, bands, first)
 
     def _suspected(self, step: Step, merged: TensorRef, bands: Sequence[Band], first: Comparison) -> Judged:
         is_plain = all(part.delta is not None and part.delta.magnitude is None for part in step.parts)
         suspect = Suspect(first, matrix_shape(step), is_plain and len(step.shape) > 1, self._owners(step))
-        for place, before, after in self._rows(step, merged, bands):
-            delta = place.band.update.delta(before, place.first)
-            suspect.look(before, after, delta, place.band.first + place.first, place.band.update, place.band.first)
+
+        def look(place: Place) -> Seen:
+            with one_thread():
+                before, after = self._pair(step, merged, place)
+                delta = place.band.update.delta(before, place.first)
+                return suspect.look(
+                    before, after, delta, place.band.first + place.first, place.band.update, place.band.first
+                )
+
+        for seen in self._in_order(look, _places(bands)):
+            suspect.take(seen)
         strength = first.weighed_strength or 0.0
         for _ in range(_MOST_REFINEMENTS):
             found = self._compared(step, merged, bands, strength)
@@ -208,17 +219,37 @@ class Comparer:
                 for _, first, end in band.update.blocks():
                     band.update.look(self._read(step.source, step, band.first + first, band.first + end), first)
 
-    def _compared(
-        self, step: Step, merged: TensorRef, bands: Sequence[Band], strength: float, *, is_counted: bool = False
-    ) -> Comparison:
+    def _quickly(self, step: Step, merged: TensorRef, bands: Sequence[Band]) -> Comparison | None:
+        """Compare every band with W + Δ; None as soon as one has other bits."""
+
+        def one(place: Place) -> Comparison | None:
+            with one_thread():
+                before, after = self._pair(step, merged, place)
+                delta = place.band.update.delta(before, place.first)
+                return compare_right_rows(before, after, delta, generator=self._generator(place))
+
+        total = Comparison()
+        found = self._in_order(one, _places(bands))
+        for comparison in found:
+            if comparison is None:
+                found.close()
+                return None
+            total.add(comparison)
+        return total
+
+    def _generator(self, place: Place) -> torch.Generator | None:
+        """Of stochastic rounding, as the merge began the block with it."""
+        if self._options.rounding != Rounding.STOCHASTIC:
+            return None
+        return block_generator(self._options.seed, place.band.update.name, place.block)
+
+    def _compared(self, step: Step, merged: TensorRef, bands: Sequence[Band], strength: float) -> Comparison:
         """Compare every band with W + strength·Δ."""
         scales = [abs(part.strength * part.delta.scaling) for part in step.parts if part.delta is not None]
         dora = self._dora(step)
-        is_chance = self._options.rounding == Rounding.STOCHASTIC
 
         def one(place: Place) -> Comparison:
             update = place.band.update
-            generator = block_generator(self._options.seed, update.name, place.block) if is_chance else None
             with one_thread():
                 before, after = self._pair(step, merged, place)
                 delta = strength * update.delta(before, place.first)
@@ -230,15 +261,13 @@ class Comparer:
                     return torch.stack([_products(A, B[own], scale, after.dtype) for A, B in factors]).sum(dim=0)
 
                 most_ulp = DORA_ROUNDINGS_ULP if dora else SOME_ROUNDINGS_ULP
-                return compare_rows(before, after, delta, generator=generator, reach=reach, most_ulp=most_ulp)
+                return compare_rows(
+                    before, after, delta, generator=self._generator(place), reach=reach, most_ulp=most_ulp
+                )
 
         total = Comparison()
-        places = list(_places(bands))
-        for place, found in zip(places, self._in_order(one, places), strict=True):
+        for found in self._in_order(one, _places(bands)):
             total.add(found)
-            if is_counted:
-                share = (place.end - place.first) / max(1, matrix_shape(step)[0])
-                self._advance(int(share * merged.size_bytes), merged.name)
         return total
 
     def _unlike_between(self, step: Step, merged: TensorRef, bands: Sequence[Band]) -> int:
@@ -253,14 +282,6 @@ class Comparer:
                 found += int(torch.count_nonzero(before.to(after.dtype) != after))
             at = end
         return found
-
-    def _rows(
-        self, step: Step, merged: TensorRef, bands: Sequence[Band]
-    ) -> Iterator[tuple[Place, torch.Tensor, torch.Tensor]]:
-        places = list(_places(bands))
-        pairs = self._in_order(lambda place: self._pair(step, merged, place), places)
-        for place, (before, after) in zip(places, pairs, strict=True):
-            yield place, before, after
 
     def _pair(self, step: Step, merged: TensorRef, place: Place) -> tuple[torch.Tensor, torch.Tensor]:
         assert step.source is not None
@@ -277,7 +298,7 @@ class Comparer:
             self._files[ref.file] = descriptor
         return self._files[ref.file]
 
-    def _in_order(self, function: Callable[[Any], Any], work: Iterable[Any]) -> Iterator[Any]:
+    def _in_order(self, function: Callable[[Any], Any], work: Iterable[Any]) -> Generator[Any, None, None]:
         """Results in the order of `work`, a few of them ahead of whoever takes them."""
         waiting: deque[Any] = deque()
         for one in work:

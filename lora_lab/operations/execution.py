@@ -7,15 +7,18 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import groupby
+from math import prod
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import torch
 
 from lora_lab.domain.plan import StepKind
 from lora_lab.domain.progress import stop_if_cancelled
+from lora_lab.linalg.rechecking import require_right
 from lora_lab.linalg.rounding import Rounding, block_generator, require_finite, rounded
 from lora_lab.linalg.threads import one_thread, worker_count
 from lora_lab.linalg.updates import Fidelity, updated_rows
+from lora_lab.linalg.workspace import Workspace
 from lora_lab.operations.weights import bands_of, matrix_shape
 from lora_lab.storage.files import opened, require_unchanged, stamp_of
 from lora_lab.storage.hashing import Hasher
@@ -90,6 +93,8 @@ class Execution:
         self._observer = observer
         self._sources: dict[FileStamp, int] = {}
         self._done_bytes = 0
+        self._device = torch.device(options.device)
+        self._space = Workspace()
         self.bytes_read = 0
         self.fidelity: dict[str, Fidelity] = {}
         self.base_sha256: dict[str, str] = {}  # of the bytes of every tensor that was summed
@@ -130,6 +135,40 @@ class Execution:
                         output.write(content)
             for stamp, descriptor in self._sources.items():
                 require_unchanged(stamp, stamp_of(descriptor, stamp.path))
+
+    def tensors(self, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every tensor of the output on `device`, with its name, instead of files; raises as :meth:`write` does."""
+        with ExitStack() as stack, ThreadPoolExecutor(worker_count(), thread_name_prefix="merge") as pool:
+            for file in self._plan.files:
+                self._open_sources(file, stack)
+                for step in file.steps:
+                    stop_if_cancelled(self._observer)
+                    blocks = self._copied(step) if step.kind is StepKind.COPY else self._blocks(step, pool)
+                    yield step.name, self._whole(step, blocks, device)
+            for stamp, descriptor in self._sources.items():
+                require_unchanged(stamp, stamp_of(descriptor, stamp.path))
+
+    def _copied(self, step: Step) -> Iterator[torch.Tensor]:
+        """A tensor that is kept, in parts."""
+        assert step.source is not None
+        elements = prod(step.shape)
+        self.bytes_read += step.source.size_bytes
+        for first in range(0, max(1, elements), _CAST_ELEMENTS):
+            stop_if_cancelled(self._observer)
+            yield self._rows(step.source, first, min(elements, first + _CAST_ELEMENTS), 1)
+
+    def _whole(self, step: Step, blocks: Iterator[torch.Tensor], device: torch.device) -> torch.Tensor:
+        """The tensor that `blocks` make."""
+        found: torch.Tensor | None = None
+        at = 0
+        for block in blocks:
+            if found is None:
+                found = torch.empty(step.shape, dtype=block.dtype, device=device)
+            found.view(-1)[at : at + block.numel()].copy_(block.reshape(-1))
+            at += block.numel()
+            self._advance(block.nbytes, step.name)
+        assert found is not None
+        return found
 
     def _open_sources(self, file: PlannedFile, stack: ExitStack) -> None:
         for step in file.steps:
@@ -219,7 +258,8 @@ class Execution:
             for _, first, end in band.update.blocks():
                 band.update.look(self._rows(source, band.first + first, band.first + end, columns), first)
         view = None if self._witness is None else self._witness.prepared(band)
-        work = ((step, source, columns, band, view, *place) for place in band.update.blocks())
+        there = band._replace(update=band.update.to(self._device))
+        work = ((step, source, columns, there, view, *place) for place in band.update.blocks())
         for before, after, part, first, seen in in_order(pool, self._one, work):
             stop_if_cancelled(self._observer)
             fidelity.add(part)
@@ -241,12 +281,17 @@ class Execution:
         step, source, columns, band, view, block, first, end = work
         generator = None
         if self._options.rounding == Rounding.STOCHASTIC:
-            generator = block_generator(self._options.seed, band.update.name, block)
+            generator = block_generator(self._options.seed, band.update.name, block, device=self._device.type)
         with one_thread():
             before = self._rows(source, band.first + first, band.first + end, columns)
-            delta = band.update.delta(before, first)
-            after, fidelity = updated_rows(before, delta, torch_type(step.dtype), generator=generator)
+            rows = before.to(self._device)
+            delta = band.update.delta(rows, first, space=self._space)
+            after_there, fidelity = updated_rows(
+                rows, delta, torch_type(step.dtype), generator=generator, space=self._space
+            )
+            after = after_there.cpu()
             require_finite(after, before, step.name)
+            require_right(rows, after_there, band.update, first, block)
             seen = None if self._witness is None else self._witness.look(view, before, after, first)
         return before, after, fidelity, first, seen
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import torch
 
@@ -26,7 +26,7 @@ from lora_lab.storage.hashing import Hasher
 from lora_lab.storage.rows import read_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import ThreadPoolExecutor
     from types import TracebackType
     from typing import Any
@@ -74,11 +74,11 @@ class RestoredTensor:
 
     def rows(self, first: int, end: int, columns: int) -> torch.Tensor:
         """The rows from `first` to before `end` of the tensor seen as a matrix of `columns` columns."""
-        # Another adapter may see the tensor as another matrix: whole rows of ours, then what was asked for.
+        return in_other_rows(self._whole, self._dtype, self._shape[1], first, end, columns)
+
+    def _whole(self, low: int, high: int) -> torch.Tensor:
+        """Rows of the matrix that the merge saw."""
         own = self._shape[1]
-        if not own or end == first:
-            return torch.empty((end - first, columns), dtype=self._dtype)
-        low, high = first * columns // own, -(-end * columns // own)
         merged = read_rows(self._descriptor, self._merged, low, high, own)
         predicted = merged.to(self._dtype)
         for band, inverse, gains in self._bands:
@@ -87,9 +87,19 @@ class RestoredTensor:
                 here = slice(begin - band.first, stop - band.first)
                 part = inverse.predicted(merged[begin - low : stop - low], begin - band.first, gains[here])
                 predicted[begin - low : stop - low] = part
-        found = restore(predicted.contiguous(), self._residual.between(low * own, high * own))
-        skipped = first * columns - low * own
-        return found.reshape(-1)[skipped : skipped + (end - first) * columns].reshape(end - first, columns)
+        return restore(predicted.contiguous(), self._residual.between(low * own, high * own))
+
+
+def in_other_rows(
+    whole: Callable[[int, int], torch.Tensor], dtype: torch.dtype, own: int, first: int, end: int, columns: int
+) -> torch.Tensor:
+    """Rows of a tensor seen as a matrix of `columns` columns, made of whole rows of `own` elements."""
+    if not own or end == first:
+        return torch.empty((end - first, columns), dtype=dtype)
+    low, high = first * columns // own, -(-end * columns // own)
+    skipped = first * columns - low * own
+    found = whole(low, high).reshape(-1)
+    return found[skipped : skipped + (end - first) * columns].reshape(end - first, columns)
 
 
 def _gain_count(band: Band) -> int:
@@ -168,32 +178,54 @@ class Restorer:
                 hint="The merged model was changed after the merge, or is another one than the undo file is of.",
             )
 
-    def plan(self, plan: Plan) -> Plan:
-        """A plan over the base, with nothing copied that is not in the merged model as it was in the base."""
-        files = []
-        for file in plan.files:
-            steps = tuple(
-                replace(step, kind=StepKind.CAST) if step.kind is StepKind.COPY and self._is_moved(step) else step
-                for step in file.steps
-            )
-            files.append(replace(file, steps=steps))
-        return replace(plan, files=tuple(files))
 
-    def _is_moved(self, step: Step) -> bool:
+class Rows(Protocol):
+    """Rows of a tensor that is made from another."""
+
+    def rows(self, first: int, end: int, columns: int) -> torch.Tensor:
+        """The rows from `first` to before `end` of the tensor seen as a matrix of `columns` columns."""
+
+
+class Ground(Protocol):
+    """A base that is read through a merged model."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def place(self, ref: TensorRef) -> TensorRef:
+        """Where a tensor of the base is in the merged model."""
+
+    def tensor(self, name: str, descriptor: int) -> Rows:
+        """One tensor that was changed, `descriptor` being the open file where the merge has put it."""
+
+    def require(self, name: str, sha256: str) -> None:
+        """Refuse a tensor that is not what it was; all of it was read."""
+
+
+def planned_over(ground: Ground, plan: Plan) -> Plan:
+    """A plan over the base, with nothing copied that is not in the merged model as it was in the base."""
+
+    def moved(step: Step) -> Step:
         assert step.source is not None
-        return step.source.name in self or self.place(step.source).dtype is not step.source.dtype
+        is_other = step.source.name in ground or ground.place(step.source).dtype is not step.source.dtype
+        return replace(step, kind=StepKind.CAST) if is_other else step
+
+    files = []
+    for file in plan.files:
+        steps = tuple(moved(step) if step.kind is StepKind.COPY else step for step in file.steps)
+        files.append(replace(file, steps=steps))
+    return replace(plan, files=tuple(files))
 
 
 class RestoringExecution(Execution):
-    """Writes the files of a plan over a base that is read through `restorer`; every restored tensor is proven."""
+    """Writes the files of a plan over a base that is read through `ground`, which proves every tensor that it gives."""
 
-    def __init__(self, restorer: Restorer, *arguments: Any, **more: Any) -> None:
+    def __init__(self, ground: Ground, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        self._restorer = restorer
-        self._restored: RestoredTensor | None = None
+        self._ground = ground
+        self._restored: Rows | None = None
 
     def _place(self, source: TensorRef) -> TensorRef:
-        return self._restorer.place(source)
+        return self._ground.place(source)
 
     def _rows(self, source: TensorRef, first: int, end: int, columns: int) -> torch.Tensor:
         if self._restored is not None:
@@ -207,14 +239,14 @@ class RestoringExecution(Execution):
             yield from super()._blocks(step, pool)
             return
         self._restored = None
-        if source.name in self._restorer:
-            self._restored = self._restorer.tensor(source.name, self._sources[self._place(source).file])
+        if source.name in self._ground:
+            self._restored = self._ground.tensor(source.name, self._sources[self._place(source).file])
         if step.kind is StepKind.CAST:
             yield from self._cast(step, source, pool)
         else:
             yield from super()._blocks(step, pool)
             if self._restored is not None:
-                self._restorer.require(source.name, self.base_sha256[step.name])
+                self._ground.require(source.name, self.base_sha256[step.name])
 
     def _cast(self, step: Step, source: TensorRef, pool: ThreadPoolExecutor) -> Iterator[torch.Tensor]:
         """Restored rows, in the step's type."""
@@ -237,6 +269,6 @@ class RestoringExecution(Execution):
                 hasher.update(raw_bytes(before))
                 yield after
             if self._restored is not None:
-                self._restorer.require(source.name, hasher.hexdigest())
+                self._ground.require(source.name, hasher.hexdigest())
         finally:
             hasher.close()

@@ -1,4 +1,4 @@
-"""One adapter out of a merged model and another in: W′ ← W′ − ΔW_A + ΔW_B in one pass, or exactly over the base."""
+"""One adapter out of a merged model and another in: W′ ← (W′ − ΔW_A) + ΔW_B in one pass, or exactly over the base."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lora_lab.domain.progress import Unwatched
-from lora_lab.errors import CompatibilityError, LoraLabError, quoted
-from lora_lab.linalg.subtraction import drift_between
+from lora_lab.errors import LoraLabError, quoted
 from lora_lab.operations.ancestry import require_behind, told_by
 from lora_lab.operations.execution import Execution
 from lora_lab.operations.layout import plan_of
 from lora_lab.operations.options import MergeOptions, SavedModules
-from lora_lab.operations.planning import Changes, changes_of
-from lora_lab.operations.restoring import Restorer, RestoringExecution
+from lora_lab.operations.planning import changes_of
+from lora_lab.operations.restoring import Restorer, RestoringExecution, planned_over
 from lora_lab.operations.running import Outcome, Target, carried_out
+from lora_lab.operations.subtracting import Subtractor
 from lora_lab.operations.undo_writing import Behind, UndoWriter
-from lora_lab.operations.unmerge import Doubts, doubtful, proof_of, restored_plan, subtracted, without_added
+from lora_lab.operations.unmerge import doubtful, proof_of, restored_plan, subtracted, without_added
 from lora_lab.storage.disk import Disk
 
 if TYPE_CHECKING:
@@ -225,50 +225,33 @@ def _written(
 
 def _in_one_pass(wanted: _Swap) -> Report:
     bare, _ = without_added(wanted.merged)
-    coming = changes_of(wanted.new, bare, wanted.options)
-    for name, parts in coming.parts.items():
-        for part in parts:
-            if part.delta is not None and part.delta.magnitude is not None:
-                raise CompatibilityError(
-                    f"{quoted(wanted.new[part.adapter].name)} is DoRA, whose norms are of the unmerged {quoted(name)}, "
-                    "which is not at hand.",
-                    hint="Give the base or the undo file.",
-                )
+    changes = changes_of(wanted.new, bare, wanted.options)
     whole = {
         name
-        for name, parts in coming.parts.items()
+        for name, parts in changes.parts.items()
         if len(parts) == 1
         and parts[0].saved is not None
         and parts[0].strength == 1.0
         and _is_whole(parts[0].saved.role)
     }
     going, base = subtracted(wanted.merged, wanted.old, wanted.old_options, whole)
-    changes = _together(going, coming, len(wanted.old))
     adapters = (*wanted.old, *wanted.new)
     stamps = [*wanted.merged.shards, *(stamp for adapter in adapters for stamp in adapter.files)]
-    plan = plan_of("swap", base, changes, dtype=wanted.options.dtype, arguments=wanted.arguments(), inputs=stamps)
+    ground = Subtractor(going, base, wanted.old, wanted.reader)
+    direct = plan_of("swap", base, changes, dtype=wanted.options.dtype, arguments=wanted.arguments(), inputs=stamps)
+    plan = planned_over(ground, direct)
 
     def work(staged: StagedFolder) -> Outcome:
-        doubts = Doubts(drift_between)
-        execution = Execution(plan, adapters, wanted.reader, wanted.options, wanted.observer, doubts)
+        execution = RestoringExecution(ground, plan, wanted.new, wanted.reader, wanted.options, wanted.observer)
         execution.write(staged)
-        return doubtful(execution, doubts, "inexact_swap", "Swapping without the base drifts from a merge into it")
+        return doubtful(
+            execution, ground.doubts, "inexact_swap", "Subtracting does not give the base's bits back to swap over"
+        )
 
-    return carried_out(plan, [adapter.name for adapter in adapters], wanted.target, work)
+    return carried_out(plan, wanted.names, wanted.target, work)
 
 
 def _is_whole(role: Any) -> bool:
     from lora_lab.domain.adapter import SavedRole
 
     return role is not SavedRole.TRAINABLE_TOKENS
-
-
-def _together(going: Changes, coming: Changes, offset: int) -> Changes:
-    """Both changes at once, the adapters of the second counted from `offset`."""
-    changes = Changes(untied=coming.untied, findings=[*going.findings, *coming.findings])
-    for source, shift in ((going, 0), (coming, offset)):
-        changes.targets.update(source.targets)
-        for name, parts in source.parts.items():
-            changes.parts[name] += [replace(part, adapter=part.adapter + shift) for part in parts]
-        changes.added.update({name: replace(part, adapter=part.adapter + shift) for name, part in source.added.items()})
-    return changes

@@ -16,7 +16,7 @@ from lora_lab.operations.execution import Execution
 from lora_lab.operations.layout import other_files, plan_of, steps_of, weight_files
 from lora_lab.operations.options import MergeOptions, SavedModules
 from lora_lab.operations.planning import Changes, changes_of
-from lora_lab.operations.restoring import Restorer, RestoringExecution
+from lora_lab.operations.restoring import Restorer, RestoringExecution, planned_over
 from lora_lab.operations.running import Outcome, Target, carried_out
 from lora_lab.storage.disk import Disk
 from lora_lab.storage.files import sha256_of
@@ -163,7 +163,8 @@ def restored_plan(
     undo = restorer.undo
     files = weight_files(steps_of(changes, base, dtype), base, headers)
     copies, documents, findings = other_files(base, files, undo.document_bytes)
-    return restorer.plan(
+    return planned_over(
+        restorer,
         Plan(
             operation,
             files,
@@ -172,7 +173,7 @@ def restored_plan(
             (*changes.findings, *findings),
             {**(arguments or _said(merged, adapters)), "undo": undo.path},
             (*merged.shards, undo.stamp, *(stamp for adapter in adapters for stamp in adapter.files)),
-        )
+        ),
     )
 
 
@@ -245,7 +246,7 @@ def _by_subtraction(
         doubts = Doubts(doubt_about)
         execution = Execution(plan, adapters, reader, options, observer, doubts)
         execution.write(staged)
-        return doubtful(execution, doubts, "inexact_unmerge", "Subtracting does not give the base's bits back")
+        return doubtful(execution, doubts.doubts, "inexact_unmerge", "Subtracting does not give the base's bits back")
 
     return carried_out(plan, [adapter.name for adapter in adapters], target, work)
 
@@ -308,11 +309,11 @@ def _require_subtractable(name: str, part: Part, adapter: Adapter) -> None:
         )
 
 
-def doubtful(execution: Execution, doubts: Doubts, code: str, what: str) -> Outcome:
+def doubtful(execution: Execution, doubts: Mapping[str, Doubt], code: str, what: str) -> Outcome:
     """Figures and warning of what was subtracted; `what` begins the sentence."""
     total = Doubt()
     rows = []
-    for name, doubt in doubts.doubts.items():
+    for name, doubt in doubts.items():
         total.add(doubt)
         figures = {
             "expected_changed_fraction": doubt.expected_fraction,

@@ -43,7 +43,12 @@ MODULES: Final = (
     Column("strength", "Strength", formula="ŝ/ŝ of the ideal, ŝ = ⟨M−W, Δ⟩/⟨Δ, Δ⟩; 1: as claimed"),
     Column("strength_error", "± error", formula="one standard error"),
     Column("effective_strength", "Strength that arrived", formula="ŝ = ⟨M−W, Δ⟩/⟨Δ, Δ⟩"),
-    Column("worst_ulp", "Worst entry", unit="ulp", formula="|M − (W+Δ)| in ulp of max(|W|, |Δ|, |M|)"),
+    Column(
+        "worst_ulp",
+        "Worst entry",
+        unit="ulp",
+        formula="|M − (W+Δ)| in ulp of max(|W|, |Δ|, |M|); null where none differs",
+    ),
     Column("differing_fraction", "Differing", formula="share of values that are not round(W+Δ), bit for bit"),
     Column("detail", "Detail", ColumnKind.TEXT, is_wide=True),
 )
@@ -68,7 +73,7 @@ def judged_row(name: str, judged: Judged) -> dict[str, Any]:
         "strength": judged.strength,
         "strength_error": judged.strength_error,
         "effective_strength": found.effective_strength,
-        "worst_ulp": found.worst_ulp if found.elements and not found.not_finite else None,
+        "worst_ulp": found.worst_ulp if found.differing and not found.not_finite else None,
         "differing_fraction": found.differing / found.elements if found.elements else None,
     }
 
@@ -79,45 +84,90 @@ def plain_row(name: str, diagnosis: str, detail: str) -> dict[str, Any]:
     return {**row, **dict.fromkeys(numbers), "detail": detail}
 
 
-_SENTENCES: Final = {
-    Diagnosis.ROUNDED_ELSEWHERE: "were rounded more than once on the way, as other tools do",
-    Diagnosis.PARTLY_MERGED: "have a part of the update",
-    Diagnosis.WRONG_STRENGTH: "have the update at another strength",
-    Diagnosis.SIGN_FLIPPED: "have the update subtracted",
-    Diagnosis.TRANSPOSED: "have the transposed update",
-    Diagnosis.NOT_APPLIED: "do not have the update",
-    Diagnosis.OTHER_ADAPTER: "were changed by something else than these adapters",
-    Diagnosis.WRONG_VALUES: "are right but for some values",
-    Diagnosis.NOT_FINITE: "hold NaN or infinity",
-    Diagnosis.INCONCLUSIVE: "cannot be told: the update is too small for their type",
-    CHANGED_UNTOUCHED: "changed, which no adapter does",
-    MISSING_TENSOR: "are missing",
-    ADDED_TENSOR: "are there that neither the base nor an adapter has",
-    OTHER_SHAPE: "have another shape",
+_AGAIN: Final = "merge again"
+_COPY: Final = "copy the file again, or merge again"
+# What is so, of one and of many, and the next step.
+_SENTENCES: Final[Mapping[str, tuple[str, str, str]]] = {
+    Diagnosis.ROUNDED_ELSEWHERE: (
+        "was rounded more than once on the way",
+        "were rounded more than once on the way",
+        "other tools do so, and lora-lab's own merges are not",
+    ),
+    Diagnosis.PARTLY_MERGED: ("has only a part of the update", "have only a part of the update", _AGAIN),
+    Diagnosis.WRONG_STRENGTH: (
+        "has the update at another strength",
+        "have the update at another strength",
+        "--strength says which one is expected, and alpha, rank and use_rslora decide what 1 is",
+    ),
+    Diagnosis.SIGN_FLIPPED: ("has the update subtracted", "have the update subtracted", "--strength -1 expects that"),
+    Diagnosis.TRANSPOSED: ("has the transposed update", "have the transposed update", "fan_in_fan_out decides that"),
+    Diagnosis.NOT_APPLIED: ("does not have the update", "do not have the update", _AGAIN),
+    Diagnosis.OTHER_ADAPTER: (
+        "was changed by something else than these adapters",
+        "were changed by something else than these adapters",
+        "look for another adapter or another base",
+    ),
+    Diagnosis.WRONG_VALUES: ("is right but for some values", "are right but for some values", _COPY),
+    Diagnosis.NOT_FINITE: ("holds NaN or infinity", "hold NaN or infinity", _COPY),
+    Diagnosis.INCONCLUSIVE: (
+        "cannot be told from other merges: the update is too small for its type",
+        "cannot be told from other merges: the update is too small for their type",
+        "a merge with --dtype float32 can be proven",
+    ),
+    CHANGED_UNTOUCHED: (
+        "is not the base's, and no adapter changes it",
+        "are not the base's, and no adapter changes them",
+        "look for another base, another adapter or a damaged file",
+    ),
+    MISSING_TENSOR: ("is missing", "are missing", _COPY),
+    ADDED_TENSOR: (
+        "is there, and neither the base nor an adapter has it",
+        "are there, and neither the base nor an adapter has them",
+        "look for another base or another adapter",
+    ),
+    OTHER_SHAPE: ("has another shape", "have another shape", "look for another base"),
 }
 
 
 def findings_of(rows: Sequence[Mapping[str, Any]], files: Sequence[Mapping[str, Any]]) -> list[Finding]:
     """One for each kind of thing that is not as it should be."""
     findings = []
-    bad = [quoted(row["path"]) for row in files if not row["ok"]]
+    bad = [row for row in files if not row["ok"]]
     if bad:
-        shown = ", ".join(bad[:_SHOWN]) + (" …" if len(bad) > _SHOWN else "")
+        who = "A file is" if len(bad) == 1 else f"{len(bad)} files are"
+        told = listed([_file_told(row) for row in bad])
         findings.append(
-            Finding("other_hash", f"{len(bad)} of {len(files)} files are not what the receipt lists: {shown}.")
+            Finding(
+                "other_hash", f"{who} not as the receipt says, of {len(files)}: {told}; copy again, or merge again."
+            )
         )
     by_code: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         if row["diagnosis"] != Diagnosis.RIGHT:
             by_code[row["diagnosis"]].append(row)
     for code, own in by_code.items():
-        shown = ", ".join(_told(row) for row in own[:_SHOWN]) + (" …" if len(own) > _SHOWN else "")
-        findings.append(Finding(code, f"{len(own)} tensors {_SENTENCES[code]}: {shown}.", own[0]["module"]))
+        one, many, step = _SENTENCES[code]
+        who = f"A tensor {one}" if len(own) == 1 else f"{len(own)} tensors {many}"
+        findings.append(Finding(code, f"{who}: {listed([_told(row) for row in own])}; {step}.", own[0]["module"]))
     return findings
+
+
+def listed(told: Sequence[str]) -> str:
+    """The first few of them, and how many more there are."""
+    more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+    return ", ".join(told[:_SHOWN]) + more
 
 
 def _told(row: Mapping[str, Any]) -> str:
     return quoted(row["tensor"]) + (f" ({row['detail']})" if row["detail"] else "")
+
+
+def _file_told(row: Mapping[str, Any]) -> str:
+    if row["expected"] is None:
+        return f"{quoted(row['path'])} (not in the receipt)"
+    if row["sha256"] is None:
+        return f"{quoted(row['path'])} (missing)"
+    return f"{quoted(row['path'])} (sha256 {row['sha256'][:12]}…, expected {row['expected'][:12]}…)"
 
 
 def _diagnosis(rows: Sequence[Mapping[str, Any]], files: Sequence[Mapping[str, Any]]) -> str | None:

@@ -26,6 +26,7 @@ from lora_lab.operations.verdict import (
     OTHER_SHAPE,
     findings_of,
     judged_row,
+    listed,
     plain_row,
     report_of,
     said,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from lora_lab.extension.contracts import Reader
 
 _OUTPUT_LAYERS: Final = ("lm_head", "embed_out", "output", "decoder")
-_SHOWN: Final = 3
+_SAMPLE: Final = 16  # names by which a prefix is found
 
 
 def verify(
@@ -99,7 +100,11 @@ def verify(
     findings += findings_of(rows, files)
     if receipt is None and base is None:
         findings.append(
-            Finding("nothing_to_compare", "There is no receipt and no base to compare with: --base and --adapter help.")
+            Finding(
+                "nothing_to_compare",
+                f"{quoted(merged.name)} has no receipt, and there is no base to compare it with; give --base and "
+                "--adapter.",
+            )
         )
     return report_of(merged, files, rows, hashes, arithmetic, base is not None, untouched, findings)
 
@@ -115,16 +120,17 @@ def _files(receipt: ReceiptFile, merged: Base, findings: list[Finding], observer
         except MissingFileError:
             found = None
         rows.append({"path": output.path, "ok": found == output.sha256, "expected": output.sha256, "sha256": found})
-    listed = {output.path for output in receipt.outputs}
+    known = {output.path for output in receipt.outputs} | {RECEIPT}
     for stamp in merged.shards:
         name = Path(stamp.path).name
-        if name not in listed:
+        if name not in known:
             rows.append({"path": name, "ok": False, "expected": None, "sha256": sha256_of(stamp.path)})
-    known = listed | {row["path"] for row in rows} | {RECEIPT}
+    known |= {str(row["path"]) for row in rows}
     extra = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in known)
     if extra:
-        shown = ", ".join(quoted(name) for name in extra[:_SHOWN]) + (" …" if len(extra) > _SHOWN else "")
-        findings.append(Finding("not_in_receipt", f"{len(extra)} files are not in the receipt: {shown}."))
+        who = "A file is" if len(extra) == 1 else f"{len(extra)} files are"
+        told = listed([quoted(name) for name in extra])
+        findings.append(Finding("not_in_receipt", f"{who} beside the model that its receipt does not list: {told}."))
     return rows
 
 
@@ -142,7 +148,11 @@ def _options(
             from_receipt = merge_options(receipt)
         else:
             findings.append(
-                Finding("other_inputs", "The receipt is of other adapters, or of these in another order or state.")
+                Finding(
+                    "other_inputs",
+                    "The receipt is of other adapters than these, or of these in another order or state; how they are "
+                    "compared is as the options say.",
+                )
             )
     if options is not None:
         return replace(options, strengths=tuple(strengths) or options.strengths), False
@@ -191,7 +201,7 @@ def _compare(
         for ref in extra:
             twin = _twin(ref, places.values()) if is_tied(base) or is_tied(merged) else None
             if twin is None or comparer.unlike(_copied(twin), ref):
-                rows.append(plain_row(ref.name, ADDED_TENSOR, "neither the base nor an adapter has it"))
+                rows.append(plain_row(ref.name, ADDED_TENSOR, ""))
     return rows, untouched
 
 
@@ -200,8 +210,9 @@ def _places(steps: Mapping[str, Step], merged: Base, base: Base) -> tuple[dict[s
     best = ("", "")
     count = sum(name in merged.tensors for name in steps)
     if count < len(steps) / 2:
-        prefixes = {(name[: -len(own)], "") for name in merged.tensors for own in steps if name.endswith(f".{own}")}
-        prefixes |= {("", own[: -len(name)]) for name in merged.tensors for own in steps if own.endswith(f".{name}")}
+        some = sorted(steps, key=len, reverse=True)[:_SAMPLE]  # long names are the ones of layers
+        prefixes = {(name[: -len(own)], "") for name in merged.tensors for own in some if name.endswith(f".{own}")}
+        prefixes |= {("", own[: -len(name)]) for name in merged.tensors for own in some if own.endswith(f".{name}")}
         for prefix in sorted(prefixes):
             found = sum(_moved(name, prefix) in merged.tensors for name in steps)
             best, count = (prefix, found) if found > count else (best, count)
@@ -224,19 +235,19 @@ def _moved(name: str, prefix: tuple[str, str]) -> str:
 def _row(step: Step, ref: TensorRef | None, comparer: Comparer, *, is_tied_copy: bool) -> dict[str, Any] | None:
     """What is to be said of one tensor; None where it is the base's, as it should be."""
     if ref is None:
-        return None if is_tied_copy else plain_row(step.name, MISSING_TENSOR, "the merged model does not have it")
+        return None if is_tied_copy else plain_row(step.name, MISSING_TENSOR, "")
     if ref.shape != step.shape:
         return plain_row(step.name, OTHER_SHAPE, f"it is {list(ref.shape)}, expected {list(step.shape)}")
     if step.kind is StepKind.UPDATE:
         return judged_row(step.name, comparer.judge(step, ref))
     differing = comparer.unlike(step, ref)
     if step.kind is StepKind.ADD:
-        detail = f"{differing} bytes or values are not the adapter's" if differing else "the adapter's own"
+        detail = f"of the adapter's own {differing} bytes or values differ" if differing else "the adapter's own"
         return plain_row(step.name, Diagnosis.WRONG_VALUES if differing else Diagnosis.RIGHT, detail)
     if not differing:
         return None
     what = "bytes" if ref.dtype is step.dtype else "values"
-    return plain_row(step.name, CHANGED_UNTOUCHED, f"{differing} {what} are not the base's, and no adapter changes it")
+    return plain_row(step.name, CHANGED_UNTOUCHED, f"differing {what}: {differing}")
 
 
 def _may_be_absent(step: Step, base: Base) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from lora_lab.domain.adapter import Adapter
 from lora_lab.domain.report import InputRecord
-from lora_lab.storage.files import sha256_of
+from lora_lab.storage.cache import JsonCache
+from lora_lab.storage.files import require_unchanged, sha256_of, stamp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,35 +21,86 @@ if TYPE_CHECKING:
     from lora_lab.domain.base import Base
     from lora_lab.domain.report import Report
 
-# A checkpoint larger than this is known by the headers of its shards.
+# A checkpoint larger than this is known by the headers of its shards where an analysis reads a part of it.
 _HASHED_WHOLE_BYTES: Final = 1 << 30
+_CACHE_BYTES: Final = 4 << 20
+_TICK_NS: Final = 2_000_000_000  # the coarsest clock of a file system that people have, FAT's
 
 
-def record_of(subject: Adapter | Base, *, headers_only: bool = False) -> InputRecord:
+class Fingerprints:
+    """sha256 of files, remembered by device, inode, size and time of change: a large base is hashed once.
+
+    Parameters
+    ----------
+    folder : of the cache; None remembers nothing
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._cache = None if folder is None else JsonCache(folder / "fingerprints", limit_bytes=_CACHE_BYTES)
+
+    def of(self, path: Path) -> str:
+        """The sha256 of the file; its stamp is the same before and after it is read."""
+        before = stamp(path)
+        key = f"sha256 {before.device} {before.inode} {before.size_bytes} {before.mtime_ns}"
+        known = None if self._cache is None else self._cache.get(key)
+        if isinstance(known, str) and len(known) == hashlib.sha256().digest_size * 2:
+            return known
+        found = sha256_of(path)
+        require_unchanged(before, stamp(path))
+        # A file that was written in this very tick of the clock may be written again in it, with the same stamp.
+        if self._cache is not None and time.time_ns() - before.mtime_ns > _TICK_NS:
+            self._cache.put(key, found)
+        return found
+
+
+def record_of(
+    subject: Adapter | Base,
+    *,
+    headers_only: bool = False,
+    is_whole: bool = False,
+    fingerprints: Fingerprints | None = None,
+) -> InputRecord:
     """Hash what was read of `subject`.
 
     Parameters
     ----------
     headers_only : hash headers and configuration, not weights; the names then end in ``#header``
+    is_whole : hash weights however large they are
+    fingerprints : what is known of files
     """
+    known = fingerprints or Fingerprints(None)
     stamps = subject.files if isinstance(subject, Adapter) else subject.shards
-    is_large = sum(stamp.size_bytes for stamp in stamps) > _HASHED_WHOLE_BYTES
+    is_large = not is_whole and sum(one.size_bytes for one in stamps) > _HASHED_WHOLE_BYTES
     digests = {}
-    for stamp in stamps:
-        path = Path(stamp.path)
+    for one in stamps:
+        path = Path(one.path)
         if path.suffix == ".safetensors" and (headers_only or is_large):
             digests[f"{path.name}#header"] = _header_digest(path)
         else:
-            digests[path.name] = sha256_of(path)
-    return InputRecord(subject.locator, subject.path, digests, subject.revision)
+            digests[path.name] = known.of(path)
+    place = str(Path(subject.path).absolute())  # a receipt is read from another folder than the one it was made in
+    return InputRecord(subject.locator, place, digests, subject.revision)
 
 
 class Hashing:
-    """Hashes inputs in a thread while a ``with`` block computes; hashing releases the interpreter."""
+    """Hashes inputs in a thread while a ``with`` block computes; hashing releases the interpreter.
 
-    def __init__(self, subjects: Sequence[Adapter | Base]) -> None:
+    Parameters
+    ----------
+    is_whole, fingerprints : as of :func:`record_of`
+    """
+
+    def __init__(
+        self,
+        subjects: Sequence[Adapter | Base],
+        *,
+        is_whole: bool = False,
+        fingerprints: Fingerprints | None = None,
+    ) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="hashing")
-        self._records = [self._pool.submit(record_of, subject) for subject in subjects]
+        self._records = [
+            self._pool.submit(record_of, subject, is_whole=is_whole, fingerprints=fingerprints) for subject in subjects
+        ]
 
     def __enter__(self) -> Self:
         return self

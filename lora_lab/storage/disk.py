@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import shutil
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -90,6 +91,20 @@ class Disk:
     def sync(self, descriptor: int) -> None:
         """Wait until the file's bytes are on the disk."""
         os.fsync(descriptor)
+
+    def forget(self, descriptor: int) -> None:
+        """Let go of what memory holds of a file, so that the next read asks the disk; where that can be said.
+
+        Of what is not synced yet, Linux begins to write and keeps it. What is read next is asked for far ahead.
+        """
+        if hasattr(os, "posix_fadvise"):
+            with suppress(OSError):
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+    def read_into(self, descriptor: int, buffer: Any, offset: int) -> int:
+        """Read from `offset` on into `buffer`; how many bytes, 0 at the end."""
+        return os.preadv(descriptor, [buffer], offset)
 
     def sync_folder(self, folder: Path) -> None:
         """Wait until the names in `folder` are on the disk; nothing where folders cannot be synced."""

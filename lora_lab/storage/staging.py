@@ -11,6 +11,7 @@ Source: the order of writes, syncs and renames follows SQLite's rollback journal
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 from contextlib import contextmanager, suppress
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _ID_CHARACTERS: Final = 16
 _COMMITTING: Final = "committing"
+_READ_BYTES: Final = 4 << 20
+_BEGIN_BYTES: Final = 128 << 20
 
 
 class Finished(NamedTuple):
@@ -46,6 +49,7 @@ class StagedFile:
         self._disk = disk
         self._descriptor = descriptor
         self._hasher = Hasher()
+        self._begun_bytes = 0
         self.size_bytes = 0
 
     def write(self, buffer: Any) -> None:
@@ -53,13 +57,20 @@ class StagedFile:
         view = memoryview(buffer).cast("B")
         self._disk.write_at(self._descriptor, view, self.size_bytes)
         self._hasher.update(view)
-        self.size_bytes += len(view)
+        self._grow(len(view))
 
     def copy_from(self, source: int, offset: int, count: int) -> None:
         """Append `count` bytes of the open file `source`, which must stay open until :meth:`finish`."""
         self._disk.copy_range(source, offset, self._descriptor, self.size_bytes, count)
         self._hasher.update_from(source, offset, count)
+        self._grow(count)
+
+    def _grow(self, count: int) -> None:
+        """Let the disk begin with what is there, so that the sync at the end finds little left."""
         self.size_bytes += count
+        if self.size_bytes - self._begun_bytes >= _BEGIN_BYTES:
+            self._begun_bytes = self.size_bytes
+            self._disk.forget(self._descriptor)
 
     def finish(self) -> str:
         """Wait for the last hash; the file's sha256."""
@@ -161,6 +172,7 @@ class StagedFolder:
                         hint="This is a fault of lora-lab.",
                     )
                 self._disk.sync(descriptor)
+                self._require_arrived(descriptor, place, digest)
             finally:
                 staged.close()
                 self._disk.close(descriptor)
@@ -183,6 +195,21 @@ class StagedFolder:
             self._disk.remove(self._journal)
 
     # The parts.
+
+    def _require_arrived(self, descriptor: int, place: Path, digest: str) -> None:
+        """Read a file back, past memory where the system lets one, and refuse it where it is not what was written."""
+        self._disk.forget(descriptor)
+        found = hashlib.sha256()
+        view = memoryview(bytearray(_READ_BYTES))
+        offset = 0
+        while count := self._disk.read_into(descriptor, view, offset):
+            found.update(view[:count])
+            offset += count
+        if found.hexdigest() != digest:
+            raise OperationError(
+                f"{quoted(place)} does not come back from the disk as it was written.",
+                hint="The disk or its memory is faulty: check it, or write to another.",
+            )
 
     def _replace(self) -> None:
         if self._disk.exchange(self.folder, self.target):

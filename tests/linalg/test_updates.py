@@ -128,6 +128,25 @@ def test_fidelity_is_that_of_the_stored_numbers() -> None:
     assert 0 < fidelity.changed_fraction < 0.5
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_bits_are_the_same_where_nothing_is_measured(dtype: torch.dtype) -> None:
+    """In place and beside, with figures and without: one arithmetic."""
+    weight = random(70, 40, dtype=dtype)
+    update = Update("w", (70, 40), [term((70, 40))])
+    expected = torch.cat(
+        [
+            updated_rows(weight[first:end], update.delta(weight[first:end], first), dtype)[0]
+            for _, first, end in update.blocks()
+        ]
+    )
+    for is_measured in (True, False):
+        changed = weight.clone()
+        fidelity = apply_update(changed, update, is_measured=is_measured)
+        assert changed.equal(expected)
+        assert fidelity.elements == (changed.numel() if is_measured else 0)
+        assert fidelity.changed == (int((changed != weight).sum()) if is_measured else 0)
+
+
 def test_a_zero_update_is_undefined_not_nan() -> None:
     """Nothing intended, nothing realised: no cosine and no strength."""
     _, fidelity = updated_rows(torch.ones(2, 2), torch.zeros(2, 2, dtype=torch.float64), torch.float32)

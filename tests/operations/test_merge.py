@@ -14,7 +14,7 @@ import torch
 from builders import MODULES, contents, delta_of, factors, write_adapter, write_sharded
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from storage.faulty import FULL, FaultyDisk, Killed
+from storage.faulty import FULL, FaultyDisk, FlippingDisk, Killed
 
 from lora_lab import LoraLabError, Session
 from lora_lab.domain.dtypes import DType
@@ -246,6 +246,44 @@ def test_a_fault_at_any_call(fault: str, adapter: Path, base: Path, tmp_path: Pa
         seen.pop("lora_lab_receipt.json")
         assert seen == wanted, at
         assert [path.name for path in place.iterdir()] == ["out"], at
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("where", ["base", "lora_A", "lora_B"])
+def test_what_is_not_finite_is_refused(value: float, where: str, base: Path, tmp_path: Path) -> None:
+    """In a weight that is changed or in a factor: one sentence with the name, and nothing is there afterwards."""
+    module = next(iter(MODULES))
+    tensors = factors()
+    if where == "base":
+        (path,) = [path for path in base.glob("*.safetensors") if f"{module}.weight" in load_file(path)]
+        damaged = load_file(path)
+        damaged[f"{module}.weight"][3, 3] = value
+        save_file(damaged, path, metadata={"format": "pt"})
+    else:
+        tensors[f"base_model.model.{module}.{where}.weight"][0, 0] = value
+    place = tmp_path / "place"
+    place.mkdir()
+    with pytest.raises(NumericalError, match=module.replace(".", r"\.")):
+        merged(write_adapter(tmp_path / "adapter", tensors), base, place / "out")
+    assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "config.json"])
+def test_a_bit_that_turns_on_the_disk(name: str, adapter: Path, base: Path, tmp_path: Path) -> None:
+    """What does not come back as it was written gets no name; with a sound disk the run goes on to the right bytes."""
+    place = tmp_path / "place"
+    place.mkdir()
+    session = Session(cache=False)
+    opened = [session.adapter(str(adapter))], session.base(str(base))
+    with pytest.raises(OperationError, match="does not come back from the disk as it was written"):
+        merge(*opened, place / "out", reader=FactorReader(), disk=FlippingDisk(name, 1))
+    assert not (place / "out").exists()
+    merge(*opened, place / "out", reader=FactorReader(), resume=True)
+    merge(*opened, tmp_path / "sound", reader=FactorReader())
+    seen, wanted = contents(place / "out"), contents(tmp_path / "sound")
+    assert {key: seen[key] for key in wanted if "receipt" not in key} == {
+        key: wanted[key] for key in wanted if "receipt" not in key
+    }
 
 
 def test_a_resumed_run_reports_the_whole(adapter: Path, base: Path, tmp_path: Path) -> None:

@@ -89,6 +89,10 @@ class FaultyDisk(Disk):
             self._fail()
         super().write_at(descriptor, buffer, offset)
 
+    def read_into(self, descriptor: int, buffer: Any, offset: int) -> int:
+        self._guard()
+        return super().read_into(descriptor, buffer, offset)
+
     def append(self, descriptor: int, content: bytes) -> None:
         if self._count():
             super().append(descriptor, content[: len(content) // 2])
@@ -144,6 +148,26 @@ class FaultyDisk(Disk):
     def remove_tree(self, path: Path) -> None:
         self._guard()
         super().remove_tree(path)
+
+
+class FlippingDisk(Disk):
+    """Keeps one bit of the file called `name` other than it was given, after it was synced, and says nothing."""
+
+    def __init__(self, name: str, byte: int) -> None:
+        self._name = name
+        self._byte = byte
+        self._places: dict[int, Path] = {}
+
+    def create(self, path: Path) -> int:
+        descriptor = super().create(path)
+        self._places[descriptor] = path
+        return descriptor
+
+    def sync(self, descriptor: int) -> None:
+        super().sync(descriptor)
+        if self._places.get(descriptor, Path()).name == f"{self._name}.part":
+            (value,) = os.pread(descriptor, 1, self._byte)
+            os.pwrite(descriptor, bytes([value ^ 16]), self._byte)
 
 
 FULL = errno.ENOSPC
