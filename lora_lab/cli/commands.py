@@ -22,6 +22,7 @@ from lora_lab.cli.context import (
     watched,
 )
 from lora_lab.cli.exits import ClosedOutput, Exit
+from lora_lab.cli.extracting import extract_command
 from lora_lab.cli.looking import exit_of_verdict
 from lora_lab.errors import LoraLabError, quoted
 from lora_lab.version import __version__
@@ -224,5 +225,5 @@ def _split(text: str) -> tuple[str, str]:
     return key, value
 
 
-for command in CHANGING:
+for command in (*CHANGING, extract_command):
     program.add_command(command)

@@ -20,6 +20,7 @@ _SCHEMA: Final = "lora-lab/1"
 _LIMIT_BYTES: Final = 256 << 20
 _DIGEST: Final = frozenset("0123456789abcdef")
 _LONGEST: Final = 4096  # of a path or a name
+_LARGEST: Final = 1 << 53  # of a whole number that a float holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,36 @@ def read_receipt(path: str | Path) -> ReceiptFile:
     )
 
 
+def checked_arguments(receipt: ReceiptFile) -> dict[str, Any]:
+    """The arguments of a receipt that can be replayed, each of its type and none beside those that it has.
+
+    Raises
+    ------
+    FileFormatError
+        one is of another type, unknown, or not there; or the operation is another.
+    """
+    parts = _Parts(receipt.path)
+    given = dict(receipt.arguments)
+    known = _ARGUMENTS.get(receipt.operation)
+    if known is None:
+        raise parts.wrong("operation", f"one of {', '.join(_ARGUMENTS)}")
+    unknown = given.keys() - known
+    if unknown:
+        raise parts.wrong(f"arguments.{min(unknown)}", f"an argument of {receipt.operation}")
+    missing = (_REQUIRED & known) - given.keys()
+    if receipt.operation == "unmerge":
+        missing -= {"base", "adapters"}
+    if receipt.operation == "swap":
+        missing -= {"base"}
+    if missing:
+        raise parts.wrong(f"arguments.{min(missing)}", _KINDS[min(missing)][0])
+    for name in sorted(given):
+        expected, is_right = _KINDS[name]
+        if not is_right(given[name]):
+            raise parts.wrong(f"arguments.{name}", expected)
+    return given
+
+
 def merge_options(receipt: ReceiptFile) -> MergeOptions:
     """How the merge was made that a receipt tells of.
 
@@ -103,14 +134,7 @@ def merge_options(receipt: ReceiptFile) -> MergeOptions:
     FileFormatError
         an argument is not of the type that a merge's has, or there is one that no merge has.
     """
-    parts = _Parts(receipt.path)
-    given = dict(receipt.arguments)
-    unknown = given.keys() - _ARGUMENTS.keys()
-    if unknown:
-        raise parts.wrong(f"arguments.{min(unknown)}", "an argument of merge")
-    for name, (expected, is_right) in _ARGUMENTS.items():
-        if name in given and not is_right(given[name]):
-            raise parts.wrong(f"arguments.{name}", expected)
+    given = checked_arguments(receipt)
     return MergeOptions(
         strengths=tuple(given.get("strengths", ())),
         dtype=DType(given["dtype"]) if given.get("dtype") else None,
@@ -124,24 +148,54 @@ def merge_options(receipt: ReceiptFile) -> MergeOptions:
 
 
 def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, list) and all(isinstance(item, str) and len(item) <= _LONGEST for item in value)
 
 
 def _are_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) in (int, float) and math.isfinite(item) for item in value)
+    return isinstance(value, list) and all(_is_number(item) for item in value)
 
 
-_ARGUMENTS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
-    "adapters": ("a list of texts", _are_texts),
-    "base": ("a text", lambda value: isinstance(value, str)),
-    "strengths": ("a list of finite numbers", _are_numbers),
+def _is_number(value: Any) -> bool:
+    return (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) <= _LARGEST)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _LONGEST
+
+
+_TEXT: Final = ("a text", _is_text)
+_TEXTS: Final = ("a list of texts", _are_texts)
+_NUMBERS: Final = ("a list of finite numbers", _are_numbers)
+_TRUTH: Final = ("true or false", lambda value: type(value) is bool)
+_KINDS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
+    "merged": _TEXT,
+    "base": _TEXT,
+    "undo": _TEXT,
+    "adapters": _TEXTS,
+    "from": _TEXTS,
+    "to": _TEXTS,
+    "strengths": _NUMBERS,
+    "strengths_from": _NUMBERS,
+    "strengths_to": _NUMBERS,
     "dtype": ("a float type or null", lambda value: value in (None, "F64", "F32", "F16", "BF16")),
     "rounding": ("nearest or stochastic", lambda value: value in ("nearest", "stochastic")),
     "seed": ("a whole number", lambda value: type(value) is int),
-    "modules": ("a list of texts", _are_texts),
-    "partial": ("true or false", lambda value: type(value) is bool),
-    "skip_saved_modules": ("true or false", lambda value: type(value) is bool),
+    "modules": _TEXTS,
+    "finetuned": _TEXT,
+    "rank": ("a rank or null", lambda value: value is None or (type(value) is int and 0 < value <= _LARGEST)),
+    "energy": ("a share or null", lambda value: value is None or (_is_number(value) and 0 < value <= 1)),
+    "save_others": _TRUTH,
+    "partial": _TRUTH,
+    "skip_saved_modules": _TRUTH,
     "saved_modules_from": ("a text or null", lambda value: value is None or isinstance(value, str)),
+}
+_REQUIRED: Final = frozenset({"merged", "base", "finetuned", "adapters", "from", "to"})
+_HOW: Final = frozenset({"dtype", "rounding", "seed", "modules", "partial", "skip_saved_modules", "saved_modules_from"})
+_ARGUMENTS: Final[Mapping[str, frozenset[str]]] = {
+    "merge": _HOW | {"adapters", "base", "strengths"},
+    "unmerge": _HOW | {"merged", "adapters", "base", "undo", "strengths"},
+    "extract": frozenset({"base", "finetuned", "rank", "energy", "save_others", "dtype", "seed", "modules"}),
+    "swap": _HOW | {"merged", "from", "to", "base", "undo", "strengths_from", "strengths_to"},
 }
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
 from lora_lab.errors import CompatibilityError, FileFormatError, MissingFileError, OperationError, quoted
 from lora_lab.operations.receipt import versions
-from lora_lab.operations.receipt_file import merge_options, read_receipt
+from lora_lab.operations.receipt_file import checked_arguments, read_receipt
+from lora_lab.operations.verdict import listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from lora_lab.operations.receipt_file import Input, ReceiptFile
 
 # What a receipt may ask for; nothing else that a session can do is reached by a name from a file.
-REPLAYED: Final = ("merge", "unmerge", "swap")
-_NO_LOCATOR: Final = ("modules", "saved_modules_from", "dtype", "rounding")
+REPLAYED: Final = ("merge", "unmerge", "swap", "extract")
+_LOCATORS: Final = ("merged", "base", "finetuned", "adapters", "from", "to")
 _DTYPES: Final = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _SHOWN: Final = 3
 
@@ -99,15 +100,15 @@ def replay(
             f"The operation in {quoted(receipt)} is {quoted(said.operation)}, expected one of: {', '.join(REPLAYED)}.",
             hint="Receipts of other commands are not replayed.",
         )
-    if said.operation == "merge":
-        merge_options(said)  # every argument is of its type before any is used
+    arguments = checked_arguments(said)  # every one is of its type before any is used
     if not said.inputs:
         raise FileFormatError(
             f"{quoted(receipt)} lists no inputs, so that nothing says what the operation read.",
             hint="Run the command itself, with its arguments.",
         )
+    _require_listed(arguments, said)
     found = {entry.locator: _found(entry, record, receipt) for entry in said.inputs}
-    again = run(Recipe(said.operation, _placed(said.arguments, found)), output)
+    again = run(Recipe(said.operation, _placed(arguments, found)), output)
     return _compared(said, again)
 
 
@@ -145,15 +146,32 @@ def _hint(entry: Input) -> str:
     return "The input has changed since; find the files that it was made from."
 
 
-def _placed(value: Any, found: Mapping[str, str]) -> Any:
-    """`value` with every locator replaced, however deep it lies; names and patterns stay."""
-    if isinstance(value, str):
-        return found.get(value, value)
-    if isinstance(value, list):
-        return [_placed(item, found) for item in value]
-    if isinstance(value, dict):
-        return {name: item if name in _NO_LOCATOR else _placed(item, found) for name, item in value.items()}
-    return value
+def _require_listed(arguments: Mapping[str, Any], said: ReceiptFile) -> None:
+    """Refuse what would be read without having been hashed."""
+    listed = {entry.locator for entry in said.inputs}
+    for name in _LOCATORS:
+        for locator in _many(arguments.get(name, [])):
+            if locator not in listed:
+                raise FileFormatError(
+                    f"{quoted(f'arguments.{name}')} in {quoted(said.path)} is {quoted(locator)}, expected one of its "
+                    f"inputs: {', '.join(quoted(text) for text in sorted(listed)[:_SHOWN])}.",
+                    hint="The receipt is damaged or was not written by lora-lab.",
+                )
+
+
+def _many(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _placed(arguments: Mapping[str, Any], found: Mapping[str, str]) -> dict[str, Any]:
+    """`arguments` with every locator replaced by the one under which it was found; names and patterns stay."""
+    placed = dict(arguments)
+    for name in _LOCATORS:
+        if isinstance(placed.get(name), str):
+            placed[name] = found[placed[name]]
+        elif name in placed:
+            placed[name] = [found[locator] for locator in placed[name]]
+    return placed
 
 
 def _compared(said: ReceiptFile, again: Report) -> Report:
@@ -172,8 +190,9 @@ def _compared(said: ReceiptFile, again: Report) -> Report:
     findings = list(again.findings)
     other = {name: text for name, text in versions().items() if said.versions.get(name, text) != text}
     if bad:
-        shown = ", ".join(_named(row) for row in bad[:_SHOWN]) + (" …" if len(bad) > _SHOWN else "")
-        findings.append(Finding("other_bytes", f"{len(bad)} of {len(rows)} files came out differently: {shown}."))
+        who = "A file" if len(bad) == 1 else f"{len(bad)} files"
+        told = listed([_named(row) for row in bad])
+        findings.append(Finding("other_bytes", f"{who} came out differently, of {len(rows)}: {told}."))
     if other:
         shown = ", ".join(f"{name} {quoted(said.versions[name])} then, {text} now" for name, text in other.items())
         findings.append(Finding("other_versions", f"The operation was run with other versions: {shown}."))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypedDict
 
 from lora_lab.errors import LoraLabError, quoted
-from lora_lab.session.records import Hashing, record_of
+from lora_lab.session.records import Fingerprints, Hashing, record_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lora_lab.operations.undo import Undo
 
 
+_RESUMED: Final = ("merge", "unmerge", "swap")
 _RENAMED: Final = {"from": "from_adapters", "to": "to_adapters"}
 
 
@@ -51,6 +52,7 @@ class Changing(ABC):
     """Merges, unmerges, swaps, verifies and replays what a session can open."""
 
     seed: int
+    _cache_folder: Path | None
 
     @abstractmethod
     def adapter(self, locator: str) -> Adapter:
@@ -102,7 +104,7 @@ class Changing(ABC):
             raise LoraLabError("There is nothing to merge, expected at least one adapter.")
         opened = [self.adapter(locator) for locator in adapters]
         model = self.base(base)
-        with _hashing(*opened, model, skipped=dry_run) as hashing:
+        with self._hashing(*opened, model, skipped=dry_run) as hashing:
             return merge(
                 opened,
                 model,
@@ -157,7 +159,7 @@ class Changing(ABC):
         kept = _opened(undo)
         opened = [self.adapter(locator) for locator in adapters or (kept.locators if kept else ())]
         behind = None if base is None else self.base(base)
-        with _hashing(*opened, model, behind, skipped=dry_run) as hashing:
+        with self._hashing(*opened, model, behind, skipped=dry_run) as hashing:
             return unmerge(
                 model,
                 Path(output),
@@ -216,7 +218,7 @@ class Changing(ABC):
         old = [self.adapter(locator) for locator in from_adapters]
         new = [self.adapter(locator) for locator in to_adapters]
         behind = None if base is None else self.base(base)
-        with _hashing(*old, *new, model, behind, skipped=dry_run) as hashing:
+        with self._hashing(*old, *new, model, behind, skipped=dry_run) as hashing:
             return swap(
                 model,
                 old,
@@ -269,7 +271,7 @@ class Changing(ABC):
         behind = None if base is None else self.base(base)
         strengths = tuple(how.get("strengths", ()))
         is_told = any(value for name, value in how.items() if name != "strengths")
-        with _hashing(*opened, model, behind) as hashing:
+        with self._hashing(*opened, model, behind) as hashing:
             report = verify(
                 model,
                 base=behind,
@@ -314,13 +316,20 @@ class Changing(ABC):
         def run(recipe: Recipe, target: Path) -> Report:
             session = self._seeded(recipe.arguments.get("seed", self.seed))
             keywords = {_RENAMED.get(name, name): value for name, value in recipe.keywords.items()}
+            if recipe.operation in _RESUMED:
+                keywords["resume"] = resume
             again: Callable[..., Report] = getattr(session, recipe.operation)  # one of REPLAYED
-            return again(**keywords, output=target, overwrite=overwrite, resume=resume, observer=observer)
+            return again(**keywords, output=target, overwrite=overwrite, observer=observer)
 
         return replay(place / RECEIPT if place.is_dir() else place, Path(output), record=self._record, run=run)
 
     def _record(self, locator: str) -> InputRecord:
-        return record_of(self.open(locator))
+        return record_of(self.open(locator), is_whole=True, fingerprints=Fingerprints(self._cache_folder))
+
+    def _hashing(self, *subjects: Adapter | Base | None, skipped: bool = False) -> Hashing:
+        """Hash all that a receipt tells of, whole: each file once, as long as it stays as it is."""
+        there = [] if skipped else [subject for subject in subjects if subject is not None]
+        return Hashing(there, is_whole=True, fingerprints=Fingerprints(self._cache_folder))
 
     def _seeded(self, seed: int) -> Self:
         session = copy.copy(self)
@@ -344,10 +353,6 @@ class Changing(ABC):
             saved_modules=SavedModules.SKIP if how.get("skip_saved_modules") else SavedModules.TAKE,
             saved_modules_from=how.get("saved_modules_from"),
         )
-
-
-def _hashing(*subjects: Adapter | Base | None, skipped: bool = False) -> Hashing:
-    return Hashing([] if skipped else [subject for subject in subjects if subject is not None])
 
 
 def _opened(undo: str | Path | None) -> Undo | None:

@@ -18,12 +18,12 @@ from lora_lab.extension.contracts import AnalysisContext, Need, OnProcessor, Rea
 from lora_lab.extension.registry import Registry, load_registry
 from lora_lab.formats.opening import is_configuration, open_adapter, open_base, open_configuration
 from lora_lab.session import listing
-from lora_lab.session.changing import Changing
+from lora_lab.session.extracting import Extracting
 from lora_lab.session.guarded import attributed, checked_report, guarded_formats
 from lora_lab.session.inspection import inspect_adapter, inspect_base
 from lora_lab.session.library import Library
 from lora_lab.session.records import Hashing
-from lora_lab.session.results import Results, code_stamp
+from lora_lab.session.results import Results, code_stamp, with_store
 from lora_lab.sources.locators import parse
 from lora_lab.storage.folders import cache_folder
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _ARRAY_BYTES = 4 << 30
 
 
-class Session(Changing):
+class Session(Extracting):
     """Opens, lists and analyses adapters and bases.
 
     Parameters
@@ -214,7 +214,7 @@ class Session(Changing):
         key = results.key(id, everything, values, modules, self.device, self.seed)
         remembered = results.get(key)
         if remembered is not None:
-            return remembered
+            return with_store(remembered, self._store())
         from lora_lab.formats.factors import FactorReader
 
         context = AnalysisContext(

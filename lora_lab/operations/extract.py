@@ -1,0 +1,303 @@
+"""A LoRA from a base and its full fine-tune, written as PEFT reads it, with a receipt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_lab.analyses.summaries import counted, summarised
+from lora_lab.domain.adapter import DeltaKind
+from lora_lab.domain.dtypes import DType
+from lora_lab.domain.matching import is_tied
+from lora_lab.domain.modules import natural_key
+from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
+from lora_lab.errors import OperationError, quoted
+from lora_lab.operations.execution import peak_memory_bytes, raw_bytes
+from lora_lab.operations.extraction import ExtractOptions, extracted
+from lora_lab.operations.receipt import OUTPUTS, RECEIPT, SUMMARY, receipt_bytes, versions
+from lora_lab.storage.disk import Disk
+from lora_lab.storage.layout import Entry, header_bytes, in_aligned_order
+from lora_lab.storage.reading import torch_dtype
+from lora_lab.storage.staging import StagedFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import torch
+
+    from lora_lab.domain.base import Base
+    from lora_lab.domain.progress import Observer
+    from lora_lab.domain.report import InputRecord
+    from lora_lab.extension.contracts import Reader
+    from lora_lab.operations.extraction import Extracted, Extraction
+    from lora_lab.storage.staging import Finished
+
+_PREFIX: Final = "base_model.model."
+_CAUSAL: Final = "CausalLM"
+MODULES: Final = (
+    Column("module", "Module", ColumnKind.TEXT),
+    Column("kind", "Kind", ColumnKind.TEXT),
+    Column("shape", "Shape", ColumnKind.SHAPE),
+    Column("rank", "r", ColumnKind.INTEGER),
+    Column("update_norm", "‖W_ft−W₀‖_F"),
+    Column("relative_error", "Relative error", formula="‖(W_ft − W₀) − ΔW‖_F/‖W_ft − W₀‖_F, ΔW as it is written"),
+    Column(
+        "excess_bound",
+        "Above the optimum",
+        formula="the error before rounding is at most (1 + this) times the least of this rank",
+        is_wide=True,
+    ),
+    Column("parameters", "Parameters", ColumnKind.INTEGER),
+)
+TOTALS: Final = (
+    Column("modules", "Modules", ColumnKind.INTEGER),
+    Column("parameters", "Parameters", ColumnKind.INTEGER),
+    Column("update_norm", "‖W_ft−W₀‖_F"),
+    Column("relative_error", "Relative error", formula="√Σ‖·‖² of what is left over √Σ‖W_ft − W₀‖² of these modules"),
+)
+NAMES: Final = (
+    Column("saved_modules", "Saved whole", ColumnKind.LIST),
+    Column("unchanged", "Unchanged", ColumnKind.LIST, is_wide=True),
+    Column("resized", "Resized", ColumnKind.LIST),
+    Column("left_out", "Left out", ColumnKind.LIST),
+    Column("only_in_base", "Only in the base", ColumnKind.LIST, is_wide=True),
+)
+
+
+def extract(
+    base: Base,
+    finetuned: Base,
+    output: Path,
+    *,
+    reader: Reader,
+    options: ExtractOptions | None = None,
+    inputs: Callable[[], Sequence[InputRecord]] = tuple,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    disk: Disk | None = None,
+    observer: Observer | None = None,
+) -> Report:
+    """Write the LoRA that comes nearest to a fine-tune.
+
+    Parameters
+    ----------
+    output : a folder that is not there, or is replaced with `overwrite`
+    inputs : gives what was read, for the receipt; asked when everything else is done
+    dry_run : compute everything, and write nothing
+
+    Returns
+    -------
+    the receipt, which also stands in the folder: rank and relative error of every module, what was saved whole, what
+    was not taken
+
+    Raises
+    ------
+    CompatibilityError
+        the two do not fit, or nothing changed; nothing has been written.
+    NumericalError
+        a tensor holds NaN or infinity.
+    OperationError
+        no room, no permission, or the output exists.
+    """
+    options = options or ExtractOptions()
+    if os.path.lexists(output) and not overwrite:
+        raise OperationError(f"{quoted(output)} exists already.", hint="Choose another name, or pass --overwrite.")
+    started = time.perf_counter()
+    found = extracted(base, finetuned, reader=reader, options=options, observer=observer)
+    report = _report(found, base, finetuned, options)
+    if dry_run:
+        return report
+
+    def told(files: Sequence[Finished]) -> Report:
+        numbers = {
+            "seconds": time.perf_counter() - started,
+            "bytes_read": found.bytes_read,
+            "bytes_written": sum(file.size_bytes for file in files),
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+        return _with_receipt(report, _arguments(base, finetuned, options), files, numbers, inputs())
+
+    configuration = _configuration(found, base, finetuned)
+    return _write(output, configuration, _tensors(found), told, overwrite=overwrite, disk=disk or Disk())
+
+
+def _write(
+    output: Path,
+    configuration: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    told: Callable[[Sequence[Finished]], Report],
+    *,
+    overwrite: bool,
+    disk: Disk,
+) -> Report:
+    """Write configuration, tensors and the receipt that `told` makes of these, whole or not at all."""
+    entries = in_aligned_order(Entry(name, _dtype(tensor), tuple(tensor.shape)) for name, tensor in tensors.items())
+    header = header_bytes(entries, {"format": "pt"})
+    text = (json.dumps(configuration, indent=2, ensure_ascii=False) + "\n").encode()
+    identity = hashlib.sha256(header + text).hexdigest()
+    with StagedFolder(output, identity, disk=disk, overwrite=overwrite) as staged:
+        with staged.file("adapter_config.json", len(text)) as file:
+            file.write(text)
+        with staged.file("adapter_model.safetensors", len(header) + sum(entry.size_bytes for entry in entries)) as file:
+            file.write(header)
+            for entry in entries:
+                file.write(raw_bytes(tensors[entry.name]))
+        report = told(sorted(staged.finished.values()))
+        content = receipt_bytes(report)
+        with staged.file(RECEIPT, len(content)) as file:
+            file.write(content)
+        staged.commit()
+    return report
+
+
+def _configuration(found: Extraction, base: Base, finetuned: Base) -> dict[str, Any]:
+    """What PEFT reads: alpha is the rank everywhere, so that the scaling is 1."""
+    ranks = {module.piece.module: module.rank for module in found.modules}
+    common = max(ranks.values())
+    others = {module: rank for module, rank in ranks.items() if rank != common}
+    classes = finetuned.configuration.get("architectures") or [""]
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM" if str(classes[0]).endswith(_CAUSAL) else None,
+        "base_model_name_or_path": base.locator,
+        "r": common,
+        "lora_alpha": common,
+        "rank_pattern": others,
+        "alpha_pattern": dict(others),
+        "target_modules": list(ranks),
+        "modules_to_save": sorted(found.saved_modules, key=natural_key) or None,
+        "bias": "lora_only" if found.has_biases else "none",
+        "fan_in_fan_out": found.division.is_fan_in_fan_out,
+        "lora_dropout": 0.0,
+        "use_rslora": False,
+        "use_dora": False,
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
+
+
+def _tensors(found: Extraction) -> dict[str, torch.Tensor]:
+    tensors = dict(found.saved)
+    for module in found.modules:
+        path = f"{_PREFIX}{module.piece.module}"
+        lora_A, lora_B = module.lora_A, module.lora_B
+        if module.piece.kind is DeltaKind.EMBEDDING:
+            tensors[f"{path}.lora_embedding_A"], tensors[f"{path}.lora_embedding_B"] = lora_A, lora_B
+            continue
+        if module.piece.kind is DeltaKind.CONV:
+            kernel = module.piece.matrix.after.shape
+            lora_A = lora_A.reshape(module.rank, *kernel[1:])
+            lora_B = lora_B.reshape(*lora_B.shape, *(1 for _ in kernel[2:]))
+        tensors[f"{path}.lora_A.weight"], tensors[f"{path}.lora_B.weight"] = lora_A, lora_B
+    return tensors
+
+
+def _dtype(tensor: torch.Tensor) -> DType:
+    return next(dtype for dtype in DType if torch_dtype(dtype) == tensor.dtype)
+
+
+def _arguments(base: Base, finetuned: Base, options: ExtractOptions) -> dict[str, Any]:
+    return {
+        "base": base.locator,
+        "finetuned": finetuned.locator,
+        "rank": options.rank,
+        "energy": options.energy,
+        "save_others": options.saves_others,
+        "dtype": options.dtype.value,
+        "seed": options.seed,
+        "modules": list(options.modules),
+    }
+
+
+def _row(module: Extracted) -> dict[str, Any]:
+    return {
+        "module": module.piece.module,
+        "kind": module.piece.kind.value,
+        "shape": list(module.piece.matrix.after.shape),
+        "rank": module.rank,
+        "update_norm": module.update_norm,
+        "relative_error": module.error / module.update_norm,
+        "excess_bound": module.bound if math.isfinite(module.bound) else None,
+        "parameters": module.lora_A.numel() + module.lora_B.numel(),
+    }
+
+
+def _report(found: Extraction, base: Base, finetuned: Base, options: ExtractOptions) -> Report:
+    rows = [_row(module) for module in found.modules]
+    norm = math.hypot(*(module.update_norm for module in found.modules))
+    totals = {
+        "modules": len(rows),
+        "parameters": sum(row["parameters"] for row in rows),
+        "update_norm": norm,
+        "relative_error": math.hypot(*(module.error for module in found.modules)) / norm,
+    }
+    division = found.division
+    names = {
+        "saved_modules": sorted(found.saved_modules, key=natural_key),
+        "unchanged": sorted(found.unchanged, key=natural_key),
+        "resized": division.resized,
+        "left_out": sorted([*division.left, *found.not_saved], key=natural_key),
+        "only_in_base": division.only_in_base,
+    }
+    return Report(
+        command="extract",
+        title=f"LoRA of {finetuned.name} − {base.name}",
+        tables=(Table("modules", "Modules", MODULES, tuple(rows)),),
+        scalars=(Scalars("totals", "Totals", TOTALS, totals), Scalars("tensors", "Other tensors", NAMES, names)),
+        findings=tuple(_findings(found, base, options)),
+    )
+
+
+def _findings(found: Extraction, base: Base, options: ExtractOptions) -> Iterator[Finding]:
+    if found.not_saved:
+        yield Finding(
+            "others_left_out",
+            f"No factors stand for {counted(found.not_saved, 'changed tensor', 'changed tensors')} or modules, left "
+            f"out: {summarised(map(quoted, found.not_saved))}; --save-others takes them along whole.",
+        )
+    if found.division.left:
+        shown = summarised(f"{quoted(name)} ({why})" for name, why in found.division.left.items())
+        yield Finding("not_extractable", f"Neither factors nor modules_to_save can carry: {shown}.")
+    if found.division.resized:
+        yield Finding(
+            "vocabulary_resized",
+            f"The base has to be resized before the adapter is loaded: {summarised(found.division.resized)}.",
+        )
+    if found.capped:
+        yield Finding(
+            "energy_not_reached",
+            f"{options.energy:g} of the energy takes "
+            f"{'more than the rank that was allowed' if options.rank else 'more parameters than the matrix has'} in "
+            f"{summarised(map(quoted, found.capped))}; the best of the largest rank was written.",
+        )
+    embeddings = [module.piece.module for module in found.modules if module.piece.kind is DeltaKind.EMBEDDING]
+    if embeddings and is_tied(base):
+        yield Finding(
+            "tied_embedding",
+            f"The base ties its output layer to {quoted(embeddings[0])}: merged, the update reaches both as in the "
+            "fine-tune; unmerged, it changes the embedding alone.",
+            embeddings[0],
+        )
+
+
+def _with_receipt(
+    report: Report,
+    arguments: Mapping[str, Any],
+    files: Sequence[Finished],
+    numbers: Mapping[str, Any],
+    inputs: Sequence[InputRecord],
+) -> Report:
+    rows = [{"path": file.name, "size_bytes": file.size_bytes, "sha256": file.sha256} for file in files]
+    values = {"operation": "extract", "arguments": dict(arguments), **numbers, "versions": versions()}
+    return replace(
+        report,
+        inputs=tuple(inputs),
+        tables=(Table("outputs", "Files", OUTPUTS, tuple(rows), key="path"), *report.tables),
+        scalars=(Scalars("", "Receipt", SUMMARY, values), *report.scalars),
+    )

@@ -1,0 +1,79 @@
+"""How a session makes an adapter out of two checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_lab.session.changing import Changing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lora_lab.domain.progress import Observer
+    from lora_lab.domain.report import Report
+
+
+class Extracting(Changing):
+    """Extracts what a session can open."""
+
+    def extract(
+        self,
+        base: str,
+        finetuned: str,
+        *,
+        output: str | Path,
+        rank: int | None = None,
+        energy: float | None = None,
+        save_others: bool = False,
+        dtype: str = "float32",
+        modules: Sequence[str] = (),
+        overwrite: bool = False,
+        dry_run: bool = False,
+        observer: Observer | None = None,
+    ) -> Report:
+        """Make a LoRA of a full fine-tune: the best approximation of W_ft − W₀ of low rank, with the error it leaves.
+
+        Parameters
+        ----------
+        base, finetuned : locators of two checkpoints of one model
+        output : the folder to appear, as PEFT reads it
+        rank : of every module, 16 when nothing is given; with `energy` the most that it may be
+        energy : share in (0, 1] of ‖W_ft − W₀‖² that every module keeps, by the smallest rank that does
+        save_others : take norms, biases and what the base lacks along whole, as modules_to_save
+        dtype : float32, bfloat16, float16 or float64 of the factors
+        modules : globs of the matrices that are factored; none means all
+        overwrite : replace `output` when it is there
+        dry_run : compute everything, and write nothing
+
+        Raises
+        ------
+        LoraLabError
+            something does not fit, or the disk, or the observer, says no; nothing was written.
+        """
+        from lora_lab.formats.factors import FactorReader
+        from lora_lab.operations.extract import extract
+        from lora_lab.operations.extraction import ExtractOptions
+        from lora_lab.operations.options import dtype_named
+
+        options = ExtractOptions(
+            rank=rank,
+            energy=energy,
+            saves_others=save_others,
+            dtype=dtype_named(dtype),
+            seed=self.seed,
+            modules=tuple(modules),
+        )
+        before, after = self.base(base), self.base(finetuned)
+        with self._hashing(before, after, skipped=dry_run) as hashing:
+            return extract(
+                before,
+                after,
+                Path(output),
+                reader=FactorReader(),
+                options=options,
+                inputs=hashing.records,
+                overwrite=overwrite,
+                dry_run=dry_run,
+                observer=observer,
+            )
