@@ -48,6 +48,7 @@ def plan_merge(adapters: Sequence[Adapter], base: Base, options: MergeOptions) -
         "partial": options.is_partial,
         "skip_saved_modules": options.saved_modules.value == "skip",
         "saved_modules_from": options.saved_modules_from,
+        "device": options.device.partition(":")[0],
     }
     return plan_of("merge", base, changes, dtype=options.dtype, arguments=arguments, inputs=inputs)
 

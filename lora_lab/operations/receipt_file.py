@@ -14,7 +14,7 @@ from lora_lab.operations.receipt import RECEIPT
 from lora_lab.storage.files import inside, read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 _SCHEMA: Final = "lora-lab/1"
 _LIMIT_BYTES: Final = 256 << 20
@@ -163,6 +163,12 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= _LONGEST
 
 
+def _are_plain(values: Iterable[Any]) -> bool:
+    """Values of a method's parameters."""
+    items = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    return all(item is None or type(item) is bool or _is_number(item) or isinstance(item, str) for item in items)
+
+
 _TEXT: Final = ("a text", _is_text)
 _TEXTS: Final = ("a list of texts", _are_texts)
 _NUMBERS: Final = ("a list of finite numbers", _are_numbers)
@@ -171,6 +177,8 @@ _KINDS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "merged": _TEXT,
     "base": _TEXT,
     "undo": _TEXT,
+    "adapter": _TEXT,
+    "method": _TEXT,
     "adapters": _TEXTS,
     "from": _TEXTS,
     "to": _TEXTS,
@@ -184,17 +192,28 @@ _KINDS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "finetuned": _TEXT,
     "rank": ("a rank or null", lambda value: value is None or (type(value) is int and 0 < value <= _LARGEST)),
     "energy": ("a share or null", lambda value: value is None or (_is_number(value) and 0 < value <= 1)),
+    "error": ("an error or null", lambda value: value is None or (_is_number(value) and 0 < value < 1)),
+    "parameters": ("a number or null", lambda value: value is None or (type(value) is int and 0 < value <= _LARGEST)),
+    "settings": ("an object of plain values", lambda value: isinstance(value, dict) and _are_plain(value.values())),
     "save_others": _TRUTH,
+    "average_saved_modules": _TRUTH,
     "partial": _TRUTH,
     "skip_saved_modules": _TRUTH,
+    "device": ("cpu, cuda or mps", lambda value: value in ("cpu", "cuda", "mps")),
     "saved_modules_from": ("a text or null", lambda value: value is None or isinstance(value, str)),
 }
-_REQUIRED: Final = frozenset({"merged", "base", "finetuned", "adapters", "from", "to"})
-_HOW: Final = frozenset({"dtype", "rounding", "seed", "modules", "partial", "skip_saved_modules", "saved_modules_from"})
+_REQUIRED: Final = frozenset({"merged", "base", "finetuned", "adapter", "adapters", "method", "from", "to"})
+_HOW: Final = frozenset(
+    {"dtype", "rounding", "seed", "device", "modules", "partial", "skip_saved_modules", "saved_modules_from"}
+)
+_CUT: Final = frozenset({"rank", "energy", "error", "parameters", "dtype", "seed", "modules"})
+_WHOLE: Final = frozenset({"average_saved_modules", "skip_saved_modules", "saved_modules_from"})
 _ARGUMENTS: Final[Mapping[str, frozenset[str]]] = {
     "merge": _HOW | {"adapters", "base", "strengths"},
     "unmerge": _HOW | {"merged", "adapters", "base", "undo", "strengths"},
     "extract": frozenset({"base", "finetuned", "rank", "energy", "save_others", "dtype", "seed", "modules"}),
+    "combine": _CUT | _WHOLE | {"adapters", "method", "settings", "strengths"},
+    "resize": _CUT | {"adapter"},
     "swap": _HOW | {"merged", "from", "to", "base", "undo", "strengths_from", "strengths_to"},
 }
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from lora_lab.operations.receipt_file import Input, ReceiptFile
 
 # What a receipt may ask for; nothing else that a session can do is reached by a name from a file.
-REPLAYED: Final = ("merge", "unmerge", "swap", "extract")
-_LOCATORS: Final = ("merged", "base", "finetuned", "adapters", "from", "to")
+REPLAYED: Final = ("merge", "unmerge", "swap", "extract", "combine", "resize")
+_LOCATORS: Final = ("merged", "base", "finetuned", "adapter", "adapters", "from", "to")
 _DTYPES: Final = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _SHOWN: Final = 3
 
@@ -52,14 +52,14 @@ class Recipe:
 
     @property
     def keywords(self) -> dict[str, Any]:
-        """Arguments by which a session merges, whose seed is its own.
+        """Arguments by which a session merges, whose seed and device are its own.
 
         Examples
         --------
         >>> Recipe("merge", {"adapters": ["a"], "base": "b", "dtype": "F32", "seed": 0}).keywords
         {'adapters': ['a'], 'base': 'b', 'dtype': 'float32'}
         """
-        given = {name: value for name, value in self.arguments.items() if name != "seed"}
+        given = {name: value for name, value in self.arguments.items() if name not in ("seed", "device")}
         if given.get("dtype") in _DTYPES:
             given["dtype"] = _DTYPES[given["dtype"]]
         return given

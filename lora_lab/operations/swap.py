@@ -61,6 +61,7 @@ class _Swap:
             "partial": self.options.is_partial,
             "skip_saved_modules": self.options.saved_modules is SavedModules.SKIP,
             "saved_modules_from": self.options.saved_modules_from,
+            "device": self.options.device.partition(":")[0],
             **more,
         }
 

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from lora_lab.errors import LoraLabError, quoted
-from lora_lab.session.records import Fingerprints, Hashing, record_of
+from lora_lab.session.records import Fingerprints, Hashing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Self, Unpack
+    from collections.abc import Sequence
+    from typing import Unpack
+
+    import torch
 
     from lora_lab.domain.adapter import Adapter
     from lora_lab.domain.base import Base
     from lora_lab.domain.progress import Observer
-    from lora_lab.domain.report import InputRecord, Report
+    from lora_lab.domain.report import Report
     from lora_lab.operations.options import MergeOptions
-    from lora_lab.operations.replay import Recipe
     from lora_lab.operations.undo import Undo
-
-
-_RESUMED: Final = ("merge", "unmerge", "swap")
-_RENAMED: Final = {"from": "from_adapters", "to": "to_adapters"}
 
 
 class How(TypedDict, total=False):
@@ -49,9 +45,10 @@ class How(TypedDict, total=False):
 
 
 class Changing(ABC):
-    """Merges, unmerges, swaps, verifies and replays what a session can open."""
+    """Merges, unmerges and swaps what a session can open."""
 
     seed: int
+    device: str
     _cache_folder: Path | None
 
     @abstractmethod
@@ -118,6 +115,37 @@ class Changing(ABC):
                 dry_run=dry_run,
                 observer=observer,
             )
+
+    def merged_state_dict(
+        self,
+        adapters: Sequence[str],
+        *,
+        base: str,
+        device: str = "cpu",
+        observer: Observer | None = None,
+        **how: Unpack[How],
+    ) -> dict[str, torch.Tensor]:
+        """Merge adapters into a base in memory: the very bits that :meth:`merge` writes, by tensor name.
+
+        Parameters
+        ----------
+        device : where the tensors are wanted
+        how : strengths, dtype, rounding and more, see :class:`How`
+
+        Raises
+        ------
+        LoraLabError
+            something does not fit, or the observer says no.
+        """
+        from lora_lab.formats.factors import FactorReader
+        from lora_lab.operations.in_memory import merged_state_dict
+
+        opened = [self.adapter(locator) for locator in adapters]
+        options = self._options(how)
+        model = self.base(base)
+        return merged_state_dict(
+            opened, model, reader=FactorReader(), options=options, device=device, observer=observer
+        )
 
     def unmerge(
         self,
@@ -237,104 +265,18 @@ class Changing(ABC):
                 observer=observer,
             )
 
-    def verify(
-        self,
-        merged: str,
-        *,
-        base: str | None = None,
-        adapters: Sequence[str] = (),
-        observer: Observer | None = None,
-        **how: Unpack[How],
-    ) -> Report:
-        """Prove that a merged model is what it should be: hashes against its receipt, and the arithmetic itself.
-
-        Parameters
-        ----------
-        merged : locator of the model, whoever made it
-        base, adapters : locators; with them every tensor is compared with W + Σ wᵢ(W′ᵢ − W)
-        how : the merge was made; not needed where its receipt is there; see :class:`How`
-
-        Returns
-        -------
-        ``verdict`` True, False, or None where nothing could be established
-
-        Raises
-        ------
-        LoraLabError
-            something cannot be read or does not fit.
-        """
-        from lora_lab.formats.factors import FactorReader
-        from lora_lab.operations.verify import verify
-
-        model = self.base(merged)
-        opened = [self.adapter(locator) for locator in adapters]
-        behind = None if base is None else self.base(base)
-        strengths = tuple(how.get("strengths", ()))
-        is_told = any(value for name, value in how.items() if name != "strengths")
-        with self._hashing(*opened, model, behind) as hashing:
-            report = verify(
-                model,
-                base=behind,
-                adapters=opened,
-                strengths=strengths,
-                options=self._options(how) if is_told else None,
-                reader=FactorReader(),
-                observer=observer,
-            )
-            return hashing.stamp(report, {})
-
-    def replay(
-        self,
-        receipt: str | Path,
-        *,
-        output: str | Path,
-        overwrite: bool = False,
-        resume: bool = False,
-        observer: Observer | None = None,
-    ) -> Report:
-        """Do again what a receipt tells of, and compare every file with it.
-
-        Parameters
-        ----------
-        receipt : the file, or the folder that it stands in
-        output : the folder to appear
-
-        Returns
-        -------
-        ``verdict`` whether every file has the same bytes
-
-        Raises
-        ------
-        LoraLabError
-            an input is not what it was, and nothing was written; or the operation fails.
-        """
-        from lora_lab.operations.receipt import RECEIPT
-        from lora_lab.operations.replay import replay
-
-        place = Path(receipt)
-
-        def run(recipe: Recipe, target: Path) -> Report:
-            session = self._seeded(recipe.arguments.get("seed", self.seed))
-            keywords = {_RENAMED.get(name, name): value for name, value in recipe.keywords.items()}
-            if recipe.operation in _RESUMED:
-                keywords["resume"] = resume
-            again: Callable[..., Report] = getattr(session, recipe.operation)  # one of REPLAYED
-            return again(**keywords, output=target, overwrite=overwrite, observer=observer)
-
-        return replay(place / RECEIPT if place.is_dir() else place, Path(output), record=self._record, run=run)
-
-    def _record(self, locator: str) -> InputRecord:
-        return record_of(self.open(locator), is_whole=True, fingerprints=Fingerprints(self._cache_folder))
-
     def _hashing(self, *subjects: Adapter | Base | None, skipped: bool = False) -> Hashing:
         """Hash all that a receipt tells of, whole: each file once, as long as it stays as it is."""
         there = [] if skipped else [subject for subject in subjects if subject is not None]
         return Hashing(there, is_whole=True, fingerprints=Fingerprints(self._cache_folder))
 
-    def _seeded(self, seed: int) -> Self:
-        session = copy.copy(self)
-        session.seed = seed
-        return session
+    def _summing_device(self) -> str:
+        """The processor unless another device is asked for: the disk decides how long it takes, and bits differ."""
+        if self.device in ("auto", "cpu"):
+            return "cpu"
+        from lora_lab.linalg.device import resolve_device
+
+        return resolve_device(self.device)
 
     def _options(self, how: How) -> MergeOptions:
         from lora_lab.linalg.rounding import Rounding
@@ -348,6 +290,7 @@ class Changing(ABC):
             dtype=dtype_named(dtype) if dtype else None,
             rounding=rounding,
             seed=self.seed,
+            device=self._summing_device(),
             modules=tuple(how.get("modules", ())),
             is_partial=how.get("partial", False),
             saved_modules=SavedModules.SKIP if how.get("skip_saved_modules") else SavedModules.TAKE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_lab.session.changing import Changing
+from lora_lab.session.proving import Proving
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lora_lab.domain.report import Report
 
 
-class Extracting(Changing):
+class Extracting(Proving):
     """Extracts what a session can open."""
 
     def extract(

@@ -55,6 +55,15 @@ _ANALYSES: Final = (
     Column("reference", "Source", ColumnKind.TEXT, is_wide=True),
     Column("plugin", "Plugin", ColumnKind.TEXT),
 )
+_METHODS: Final = (
+    Column("id", "Method", ColumnKind.TEXT),
+    Column("title", "Title", ColumnKind.TEXT, is_wide=True),
+    Column("summary", "What it does", ColumnKind.TEXT),
+    Column("is_low_rank", "Low rank", ColumnKind.VALUE, is_wide=True, formula="whether the result has the ranks' sum"),
+    Column("parameters", "Parameters", ColumnKind.LIST),
+    Column("reference", "Source", ColumnKind.TEXT, is_wide=True),
+    Column("plugin", "Plugin", ColumnKind.TEXT),
+)
 
 
 def ls_report(locator: str, entries: Sequence[LibraryEntry]) -> Report:
@@ -109,6 +118,23 @@ def analyses_report(registry: Registry) -> Report:
         for analysis in registry.analyses.values()
     )
     return Report("analyses", "Analyses", tables=(Table("analyses", "Analyses", _ANALYSES, rows, key="id"),))
+
+
+def methods_report(registry: Registry) -> Report:
+    """Every method of combining, with its parameters and who brought it."""
+    rows = tuple(
+        {
+            "id": method.id,
+            "title": method.title,
+            "summary": method.summary,
+            "is_low_rank": method.is_low_rank,
+            "parameters": [_parameter(parameter) for parameter in method.parameters],
+            "reference": method.reference,
+            "plugin": registry.owner_of("methods", method.id),
+        }
+        for method in registry.methods.values()
+    )
+    return Report("methods", "Methods", tables=(Table("methods", "Methods", _METHODS, rows, key="id"),))
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -18,6 +18,7 @@ from lora_lab.extension.contracts import AnalysisContext, Need, OnProcessor, Rea
 from lora_lab.extension.registry import Registry, load_registry
 from lora_lab.formats.opening import is_configuration, open_adapter, open_base, open_configuration
 from lora_lab.session import listing
+from lora_lab.session.arranging import Arranging
 from lora_lab.session.extracting import Extracting
 from lora_lab.session.guarded import attributed, checked_report, guarded_formats
 from lora_lab.session.inspection import inspect_adapter, inspect_base
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 _ARRAY_BYTES = 4 << 30
 
 
-class Session(Extracting):
+class Session(Arranging, Extracting):
     """Opens, lists and analyses adapters and bases.
 
     Parameters
@@ -89,9 +90,10 @@ class Session(Extracting):
         """What is installed; loaded on first use."""
         from lora_lab.analyses import plugin as analyses
         from lora_lab.formats import plugin as formats
+        from lora_lab.methods import plugin as methods
         from lora_lab.reports import plugin as reports
 
-        builtins = {"formats": formats, "analyses": analyses, "reports": reports}
+        builtins = {"formats": formats, "analyses": analyses, "methods": methods, "reports": reports}
         return load_registry(builtins, load_plugins=self.load_plugins)
 
     # Opening
@@ -354,6 +356,10 @@ class Session(Extracting):
     def analyses(self) -> Report:
         """List every analysis with its parameters."""
         return listing.analyses_report(self.registry)
+
+    def methods(self) -> Report:
+        """List every method of combining with its parameters."""
+        return listing.methods_report(self.registry)
 
 
 def _check_inputs(analysis: Analysis, locators: Sequence[str], base: str | None) -> None:

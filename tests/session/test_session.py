@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from builders import MODULES, delta_of, factors, write_adapter, write_base
+from safetensors.torch import load_file
 
 import lora_lab
 from lora_lab import LoraLabError, Session
@@ -269,3 +270,15 @@ def test_a_remembered_report_tells_the_store_as_it_is_now(tmp_path: Path) -> Non
     for file in (cache_folder() / "arrays").iterdir():
         file.unlink()
     assert kept() == 0
+
+
+def test_a_merged_state_dict_is_what_files_hold(tmp_path: Path) -> None:
+    """Bit for bit, at any strength."""
+    base, adapter = write_base(tmp_path / "base"), write_adapter(tmp_path / "one", factors(seed=1))
+    how = {"strengths": [0.3], "dtype": "bfloat16", "rounding": "stochastic"}
+    session = Session(seed=5, cache=False)
+    session.merge([str(adapter)], base=str(base), output=tmp_path / "out", **how)
+    found = session.merged_state_dict([str(adapter)], base=str(base), **how)
+    wanted = load_file(tmp_path / "out" / "model.safetensors")
+    assert found.keys() == wanted.keys()
+    assert all(found[name].equal(wanted[name]) for name in wanted)

@@ -1,0 +1,117 @@
+"""What a session proves: that a model is what it should be, and that a receipt gives the same bytes again."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from lora_lab.session.changing import Changing
+from lora_lab.session.records import Fingerprints, record_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Unpack
+
+    from lora_lab.domain.progress import Observer
+    from lora_lab.domain.report import InputRecord, Report
+    from lora_lab.operations.replay import Recipe
+    from lora_lab.session.changing import How
+
+_RESUMED: Final = ("merge", "unmerge", "swap")
+_RENAMED: Final = {"from": "from_adapters", "to": "to_adapters"}
+
+
+class Proving(Changing):
+    """Verifies models and replays receipts."""
+
+    def verify(
+        self,
+        merged: str,
+        *,
+        base: str | None = None,
+        adapters: Sequence[str] = (),
+        observer: Observer | None = None,
+        **how: Unpack[How],
+    ) -> Report:
+        """Prove that a merged model is what it should be: hashes against its receipt, and the arithmetic itself.
+
+        Parameters
+        ----------
+        merged : locator of the model, whoever made it
+        base, adapters : locators; with them every tensor is compared with W + Σ wᵢ(W′ᵢ − W)
+        how : the merge was made; not needed where its receipt is there; see :class:`How`
+
+        Returns
+        -------
+        ``verdict`` True, False, or None where nothing could be established
+
+        Raises
+        ------
+        LoraLabError
+            something cannot be read or does not fit.
+        """
+        from lora_lab.formats.factors import FactorReader
+        from lora_lab.operations.verify import verify
+
+        model = self.base(merged)
+        opened = [self.adapter(locator) for locator in adapters]
+        behind = None if base is None else self.base(base)
+        strengths = tuple(how.get("strengths", ()))
+        is_told = any(value for name, value in how.items() if name != "strengths")
+        with self._hashing(*opened, model, behind) as hashing:
+            report = verify(
+                model,
+                base=behind,
+                adapters=opened,
+                strengths=strengths,
+                options=self._options(how) if is_told else None,
+                reader=FactorReader(),
+                observer=observer,
+            )
+            return hashing.stamp(report, {})
+
+    def replay(
+        self,
+        receipt: str | Path,
+        *,
+        output: str | Path,
+        overwrite: bool = False,
+        resume: bool = False,
+        observer: Observer | None = None,
+    ) -> Report:
+        """Do again what a receipt tells of, and compare every file with it.
+
+        Parameters
+        ----------
+        receipt : the file, or the folder that it stands in
+        output : the folder to appear
+
+        Returns
+        -------
+        ``verdict`` whether every file has the same bytes
+
+        Raises
+        ------
+        LoraLabError
+            an input is not what it was, and nothing was written; or the operation fails.
+        """
+        from lora_lab.operations.receipt import RECEIPT
+        from lora_lab.operations.replay import replay
+
+        place = Path(receipt)
+
+        def run(recipe: Recipe, target: Path) -> Report:
+            session = copy.copy(self)
+            session.seed = recipe.arguments.get("seed", self.seed)
+            session.device = recipe.arguments.get("device", self.device)
+            keywords = {_RENAMED.get(name, name): value for name, value in recipe.keywords.items()}
+            if recipe.operation in _RESUMED:
+                keywords["resume"] = resume
+            again: Callable[..., Report] = getattr(session, recipe.operation)  # one of REPLAYED
+            return again(**keywords, output=target, overwrite=overwrite, observer=observer)
+
+        return replay(place / RECEIPT if place.is_dir() else place, Path(output), record=self._record, run=run)
+
+    def _record(self, locator: str) -> InputRecord:
+        return record_of(self.open(locator), is_whole=True, fingerprints=Fingerprints(self._cache_folder))
