@@ -49,7 +49,7 @@ def _command(analysis: Analysis) -> click.Command:
     has_base = analysis.base is not Need.NO
     fewest, most = analysis.subjects
     inputs = click.Argument(
-        ["sources"], nargs=most if fewest == most else -1, required=fewest > 0, metavar=_metavar(analysis)
+        ["sources"], nargs=1 if fewest == most == 1 else -1, required=fewest > 0, metavar=_metavar(analysis)
     )
     parameters: list[click.Parameter] = [inputs]
     if has_base:

@@ -366,7 +366,8 @@ def _check_inputs(analysis: Analysis, locators: Sequence[str], base: str | None)
     fewest, most = analysis.subjects
     if not fewest <= len(locators) <= most:
         expected = str(fewest) if fewest == most else f"{fewest} to {most}"
-        raise LoraLabError(f"The analysis {quoted(analysis.id)} got {len(locators)} inputs, expected {expected}.")
+        got = "one input" if len(locators) == 1 else f"{len(locators)} inputs"
+        raise LoraLabError(f"The analysis {quoted(analysis.id)} got {got}, expected {expected}.")
     if analysis.base is Need.REQUIRED and base is None:
         raise LoraLabError(
             f"The analysis {quoted(analysis.id)} needs the base model, and none was given.", hint="Pass --base BASE."

@@ -156,7 +156,7 @@ def test_what_a_no_means(library: Path, tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("words", "fragment"),
     [
-        (["overlap", "one"], "takes 2 values"),
+        (["overlap", "one"], "got one input, expected 2"),
         (["overlap", "one", "two", "--side", "middle"], "expected one of right, left, A, B"),
         (["amplify", "one"], "needs the base model"),
         (["amplify", "one", "--base", "base", "--rank", "x"], "The parameter rank is 'x'"),
