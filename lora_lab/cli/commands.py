@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lora_lab.cli.arranging import ARRANGING
 from lora_lab.cli.changing import CHANGING
 from lora_lab.cli.context import (
     OpenApplication,
@@ -189,9 +190,7 @@ def analyze_command(
 ) -> int:
     """Run any analysis, a plugin's too."""
     session = make_session(options)
-    values: dict[str, list[str]] = {}
-    for key, value in map(_split, parameters):
-        values.setdefault(key, []).append(value)
+    values = parameters_of(parameters)
     report = watched(
         options,
         lambda watcher: session.analyze(
@@ -218,6 +217,14 @@ def analyses_command(**options: Any) -> None:
     emit(make_session(options).analyses(), options)
 
 
+def parameters_of(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Values by name of parameters that are given as K=V."""
+    values: dict[str, list[str]] = {}
+    for key, value in map(_split, texts):
+        values.setdefault(key, []).append(value)
+    return values
+
+
 def _split(text: str) -> tuple[str, str]:
     key, separator, value = text.partition("=")
     if not separator or not key:
@@ -225,5 +232,5 @@ def _split(text: str) -> tuple[str, str]:
     return key, value
 
 
-for command in (*CHANGING, extract_command):
+for command in (*CHANGING, *ARRANGING, extract_command):
     program.add_command(command)

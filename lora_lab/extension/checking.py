@@ -93,6 +93,7 @@ _EXPECTED: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "takes_models": _SWITCH,
     "takes_sources": _SWITCH,
     "is_exact": _SWITCH,
+    "is_low_rank": _SWITCH,
     "base": (lambda value: isinstance(value, Need), "one of Need"),
     "parameters": (_are_parameters, "a tuple of Parameter, each with an id of its own"),
     "subjects": (_is_range, "a tuple of two whole numbers, the fewest inputs and the most"),

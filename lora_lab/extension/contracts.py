@@ -195,28 +195,69 @@ class ReadOptions:
     follow_symlinks: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class MergeContext:
+    """What a method knows besides the factors of one module.
+
+    rank : most that the result's may be; None asks for the whole, or where that has full rank for the sum of the ranks
+    energy : share in (0, 1] of ‖D‖² that the result keeps, by the smallest rank that does and `rank` allows
+    """
+
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # a value for each that the method declares
+    rank: int | None = None
+    energy: float | None = None
+    module: str = "ΔW"  # its path, for sentences
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """What a method makes of one module: factors of D, or of its best approximation.
+
+    norm : ‖D‖_F
+    error : ‖D − ΔW‖_F of these factors, before they are rounded to the type that they are stored in
+    """
+
+    factors: Factors  # float64, scaling 1
+    norm: float
+    error: float = 0.0
+
+
 @runtime_checkable
 class MergeMethod(Protocol):
-    """One adapter's worth of factors out of several, module by module."""
+    """One update out of several, module by module.
+
+    A method sees only the adapters that have the module, at least one, and all of one shape and orientation. The result
+    depends on nothing but its arguments: not on threads, nor on the order of modules.
+    """
 
     @property
     def id(self) -> str:
-        """Short, lower case."""
+        """Short, lower case: what ``combine --method`` takes."""
 
     @property
     def title(self) -> str:
         """Name on screen."""
 
     @property
+    def summary(self) -> str:
+        """One sentence."""
+
+    @property
     def reference(self) -> str:
-        """Paper."""
+        """Paper or other source of the formula; empty when it is ours."""
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
-        """What it takes beyond inputs and strengths."""
+        """What it takes beyond inputs, strengths, rank, energy and seed."""
 
-    def combine(self, factors: Sequence[Factors], strengths: Sequence[float], parameters: Mapping[str, Any]) -> Factors:
-        """Factors of the combination of one module."""
+    @property
+    def is_low_rank(self) -> bool:
+        """Whether D has at most the sum of the ranks, so that without rank and energy the result is all of it."""
+
+    def combine(self, factors: Sequence[Factors], strengths: Sequence[float], context: MergeContext) -> Combination:
+        """The combination of one module; called from several threads at once."""
 
 
 @runtime_checkable

@@ -33,6 +33,7 @@ _REASON_LIMIT: Final = 500
 # Commands that the command line has of its own: they are no values of a hook, and no plugin may take their names.
 BUILT_IN_COMMANDS: Final = (
     "open", "ls", "inspect", "analyze", "report", "plugins", "analyses", "merge", "unmerge", "swap", "verify", "replay",
+    "combine", "resize", "methods",
     "extract",
     "spectrum", "overlap", "amplify", "intruders", "interference", "health", "diff", "budget", "intrinsic", "check",
 )  # fmt: skip

@@ -39,7 +39,7 @@ _LANES: Final = 8  # blocks of a multiple of so many columns are multiplied fast
 _LEAST_STEPS: Final = 3
 _MOST_STEPS: Final = 40
 # Entries up to which the whole is one block: it is decomposed at once.
-_SMALL_ENTRIES: Final = 1 << 18
+_SMALL_ENTRIES: Final = 1 << 16
 # The square of the error may exceed the optimum's by this share of itself, or by this share of ‖D‖².
 _EXCESS: Final = 0.019
 _NEGLIGIBLE: Final = 1e-13

@@ -87,12 +87,13 @@ def side_by_side_factors(pairs: Sequence[Pair], coefficients: Sequence[float]) -
     left = torch.empty((total, outputs), dtype=torch.float64)
     right = torch.empty((total, inputs), dtype=torch.float64)
     at = 0
-    for pair, coefficient in zip(pairs, coefficients, strict=True):
-        end = at + pair.lora_A.shape[0]
-        left[at:end] = pair.lora_B.T
-        left[at:end] *= pair.scaling * coefficient
-        right[at:end] = pair.lora_A
-        at = end
+    with one_thread():
+        for pair, coefficient in zip(pairs, coefficients, strict=True):
+            end = at + pair.lora_A.shape[0]
+            left[at:end] = pair.lora_B.T
+            left[at:end] *= pair.scaling * coefficient
+            right[at:end] = pair.lora_A
+            at = end
     return left.T, right
 
 
@@ -140,7 +141,8 @@ def best_factors(
         U, S, Vh = torch.linalg.svd(core, full_matrices=False)
         # ‖R‖ = ‖factor‖: the reflections keep it.
         size = float(torch.linalg.vector_norm(left.R)) * float(torch.linalg.vector_norm(right.R))
-        S = S[: int((S > 4 * math.sqrt(lora_A.shape[0]) * _EPS * size).sum())]
+        noise = 4 * math.sqrt(lora_A.shape[0]) * _EPS * size
+        S = S[: int((noise < S).sum())]
         kept = kept_rank(S, rank=rank, energy=energy)
         root = S[:kept].sqrt()
         B = left.times(U[:, :kept] * root)
@@ -208,9 +210,7 @@ def budget_ranks(singular_values: Sequence[torch.Tensor], costs: Sequence[int], 
     return ranks
 
 
-def rounding_error(
-    lora_B: torch.Tensor, lora_A: torch.Tensor, stored_B: torch.Tensor, stored_A: torch.Tensor
-) -> float:
+def rounding_error(lora_B: torch.Tensor, lora_A: torch.Tensor, stored_B: torch.Tensor, stored_A: torch.Tensor) -> float:
     """‖B̃Ã − BA‖_F of factors and what became of them, without cancellation: δB·Ã + B·δA from small Gram matrices.
 
     Examples

@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.analyses.summaries import counted, summarised
 from lora_lab.domain.adapter import DeltaKind
-from lora_lab.domain.dtypes import DType
 from lora_lab.domain.matching import is_tied
 from lora_lab.domain.modules import natural_key
 from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
 from lora_lab.errors import OperationError, quoted
-from lora_lab.operations.execution import peak_memory_bytes, raw_bytes
+from lora_lab.operations.adapter_files import AdapterFiles, rank_patterns
+from lora_lab.operations.execution import peak_memory_bytes
 from lora_lab.operations.extraction import ExtractOptions, extracted
 from lora_lab.operations.receipt import OUTPUTS, RECEIPT, SUMMARY, receipt_bytes, versions
 from lora_lab.storage.disk import Disk
-from lora_lab.storage.layout import Entry, header_bytes, in_aligned_order
-from lora_lab.storage.reading import torch_dtype
 from lora_lab.storage.staging import StagedFolder
 
 if TYPE_CHECKING:
@@ -123,31 +121,26 @@ def extract(
         }
         return _with_receipt(report, _arguments(base, finetuned, options), files, numbers, inputs())
 
-    configuration = _configuration(found, base, finetuned)
-    return _write(output, configuration, _tensors(found), told, overwrite=overwrite, disk=disk or Disk())
+    files = AdapterFiles(_configuration(found, base, finetuned), _tensors(found))
+    return _write(output, files, told, overwrite=overwrite, disk=disk or Disk())
 
 
 def _write(
     output: Path,
-    configuration: Mapping[str, Any],
-    tensors: Mapping[str, torch.Tensor],
+    files: AdapterFiles,
     told: Callable[[Sequence[Finished]], Report],
     *,
     overwrite: bool,
     disk: Disk,
 ) -> Report:
-    """Write configuration, tensors and the receipt that `told` makes of these, whole or not at all."""
-    entries = in_aligned_order(Entry(name, _dtype(tensor), tuple(tensor.shape)) for name, tensor in tensors.items())
-    header = header_bytes(entries, {"format": "pt"})
-    text = (json.dumps(configuration, indent=2, ensure_ascii=False) + "\n").encode()
-    identity = hashlib.sha256(header + text).hexdigest()
+    """Write the files and the receipt that `told` makes of these, whole or not at all."""
+    identity = hashlib.sha256(json.dumps(["extract", str(output), files.sizes]).encode()).hexdigest()
     with StagedFolder(output, identity, disk=disk, overwrite=overwrite) as staged:
-        with staged.file("adapter_config.json", len(text)) as file:
-            file.write(text)
-        with staged.file("adapter_model.safetensors", len(header) + sum(entry.size_bytes for entry in entries)) as file:
-            file.write(header)
-            for entry in entries:
-                file.write(raw_bytes(tensors[entry.name]))
+        if staged.is_complete:
+            raise OperationError(
+                f"{quoted(output)} was completed by the run that was interrupted.", hint="There is nothing left to do."
+            )
+        files.write(staged)
         report = told(sorted(staged.finished.values()))
         content = receipt_bytes(report)
         with staged.file(RECEIPT, len(content)) as file:
@@ -159,8 +152,7 @@ def _write(
 def _configuration(found: Extraction, base: Base, finetuned: Base) -> dict[str, Any]:
     """What PEFT reads: alpha is the rank everywhere, so that the scaling is 1."""
     ranks = {module.piece.module: module.rank for module in found.modules}
-    common = max(ranks.values())
-    others = {module: rank for module, rank in ranks.items() if rank != common}
+    common, others = rank_patterns(ranks)
     classes = finetuned.configuration.get("architectures") or [""]
     return {
         "peft_type": "LORA",
@@ -196,10 +188,6 @@ def _tensors(found: Extraction) -> dict[str, torch.Tensor]:
             lora_B = lora_B.reshape(*lora_B.shape, *(1 for _ in kernel[2:]))
         tensors[f"{path}.lora_A.weight"], tensors[f"{path}.lora_B.weight"] = lora_A, lora_B
     return tensors
-
-
-def _dtype(tensor: torch.Tensor) -> DType:
-    return next(dtype for dtype in DType if torch_dtype(dtype) == tensor.dtype)
 
 
 def _arguments(base: Base, finetuned: Base, options: ExtractOptions) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Probe:
         self.title, self.summary, self.reference, self.suffix = "Probe", "It probes.", "", ".probe"
         self.parameters: tuple[Any, ...] = ()
         self.subjects, self.takes_models, self.base, self.is_exact = (1, 1), False, Need.NO, True
+        self.is_low_rank = True
 
     def run(self, context: Any) -> Any: ...
     def recognise(self, path: Path) -> Recognition:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,16 @@ from click.testing import CliRunner
 from peft import PeftModel
 from peft_models import Net
 from safetensors.torch import load_file, save_file
+from storage.faulty import FULL, FaultyDisk, Killed
 from torch import nn
 
 from lora_lab import Session
 from lora_lab.cli.commands import program
 from lora_lab.errors import CancelledError, CompatibilityError, LoraLabError, NumericalError, OperationError
+from lora_lab.formats.factors import FactorReader
+from lora_lab.operations.extract import extract
+from lora_lab.operations.extraction import ExtractOptions
+from lora_lab.storage.disk import Disk
 
 TINY: dict[str, tuple[Any, dict[str, Any]]] = {
     "gpt2": (
@@ -359,3 +365,31 @@ def test_experts_and_numbers_without_a_module_are_told_where_they_changed(tmp_pa
     assert "scale" not in told
     assert "positions" not in told
     assert "counts" in told
+
+
+@pytest.mark.parametrize("code", [0, FULL], ids=["killed", "disk full"])
+def test_a_fault_at_every_call_of_the_disk(tmp_path: Path, pair: Any, code: int) -> None:
+    """Afterwards the output is absent or complete, and the same command gives the same bytes."""
+    session = Session()
+    base, finetuned = session.base(saved(tmp_path / "base", pair[0])), session.base(saved(tmp_path / "ft", pair[1]))
+
+    def run(output: Path, disk: Disk) -> None:
+        extract(base, finetuned, output, reader=FactorReader(), options=ExtractOptions(rank=2), disk=disk)
+
+    run(tmp_path / "right", Disk())
+    right = contents(tmp_path / "right")
+    counting = FaultyDisk()
+    run(tmp_path / "counted", counting)
+    for at in range(counting.calls):
+        place = tmp_path / f"{at}" / "out"
+        place.parent.mkdir()
+        with suppress(Killed, OSError, LoraLabError):
+            run(place, FaultyDisk(at, code, is_losing=code == 0))
+        if not place.exists():
+            with suppress(OperationError):  # one that was interrupted when it only lacked its name is given it
+                run(place, Disk())
+        assert contents(place) == right
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "lora_lab_receipt.json"}

@@ -1,0 +1,1 @@
+"""Ways to make one adapter of several: module by module, factors in and factors out."""

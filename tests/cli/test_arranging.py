@@ -1,0 +1,45 @@
+"""The commands that make adapters out of adapters, as a person types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lora_lab.cli import run as run_program
+
+SAMPLES = Path(__file__).parents[2] / "sample_adapters"
+
+
+def run(*arguments: str) -> int:
+    return run_program([*arguments], open_application=lambda *_: 0)
+
+
+def test_combine_and_resize_and_replay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A negative strength is a value, not an option; the receipt beside the files is what --json prints."""
+    a, b = (str(SAMPLES / name) for name in ("banking77-r8-seed0", "snips-r8"))
+    strengths = ["--strength", "1", "--strength", "-0.5"]
+    out = tmp_path / "out"
+    assert run("combine", a, b, "--method", "svd", *strengths, "--rank", "4", "--json", "-o", str(out)) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == json.loads((out / "lora_lab_receipt.json").read_text())
+    assert said["arguments"]["strengths"] == [1.0, -0.5]
+    assert {row["rank"] for row in said["modules"]} == {4}
+    assert run("resize", str(out), "--error", "0.5", "-o", str(tmp_path / "small")) == 0
+    assert run("replay", str(out), "-o", str(tmp_path / "again")) == 0
+    assert (
+        run("combine", a, b, "--method", "ties", "--param", "density=0.2", "--rank", "2", "--dry-run", "-o", "x") == 0
+    )
+    capsys.readouterr()
+    assert run("combine", a, b, "-o", str(out)) == 3  # it is there
+    assert run("combine", a, str(SAMPLES / "banking77-dora"), "-o", str(tmp_path / "no")) == 2
+    assert "DoRA" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("methods", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["methods"]
+    assert [row["id"] for row in rows][:3] == ["linear", "cat", "svd"]
+    assert all(row["summary"] for row in rows)

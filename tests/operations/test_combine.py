@@ -1,0 +1,254 @@
+"""Combined and resized adapters against PEFT, which loads them and changes the base by what was computed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft_models import Mixture, Net
+from safetensors.torch import load_file
+from torch import nn
+
+from lora_lab import LoraLabError, Session
+
+EPS = torch.finfo(torch.float32).eps
+
+
+def network(kind: type[nn.Module] = Net) -> nn.Module:
+    torch.manual_seed(3)
+    return kind()
+
+
+def adapter(folder: Path, seed: int, *, kind: type[nn.Module] = Net, **settings: Any) -> str:
+    """An adapter as PEFT saves it, with values that nobody has by accident."""
+    model = get_peft_model(network(kind), LoraConfig(**{"r": 4, "lora_alpha": 6, **settings}))
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def change(folder: str | Path, kind: type[nn.Module] = Net) -> dict[str, torch.Tensor]:
+    """W′ − W as PEFT loads and merges it, float64."""
+    before = {name: tensor.double() for name, tensor in network(kind).state_dict().items()}
+    after = PeftModel.from_pretrained(network(kind), str(folder)).double().merge_and_unload().state_dict()
+    return {name: after[name] - tensor for name, tensor in before.items()}
+
+
+def require_sum(found: dict[str, torch.Tensor], parts: list[dict[str, torch.Tensor]], weights: list[float]) -> None:
+    assert any(tensor.abs().max() > 0.1 for tensor in found.values())
+    for name, tensor in found.items():
+        wanted = sum(weight * part[name] for weight, part in zip(weights, parts, strict=True))
+        size = sum(abs(weight) * float(part[name].norm()) for weight, part in zip(weights, parts, strict=True))
+        assert float((tensor - wanted).norm()) <= 4 * EPS * size, name
+
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "ranks and targets": (
+        {"target_modules": ["q_proj", "v_proj"]},
+        {"target_modules": ["q_proj", "classifier"], "r": 2, "lora_alpha": 7},
+    ),
+    "rslora": ({"target_modules": ["q_proj"], "use_rslora": True}, {"target_modules": ["q_proj"]}),
+    "patterns": (
+        {
+            "target_modules": ["q_proj", "v_proj"],
+            "rank_pattern": {r"layers\.2\..*q_proj": 2, "v_proj": 3},
+            "alpha_pattern": {"10.q_proj": 5},
+        },
+        {"target_modules": r".*\.2\.(q|v)_proj"},
+    ),
+    "fan_in_fan_out": (
+        {"target_modules": ["c_attn"], "fan_in_fan_out": True},
+        {"target_modules": ["c_attn"], "fan_in_fan_out": True, "r": 3},
+    ),
+    "embedding": ({"target_modules": ["embed", "q_proj"]}, {"target_modules": ["embed"], "r": 5}),
+    "convolutions": (
+        {"target_modules": ["conv", "point", "line"]},
+        {"target_modules": ["conv", "line"], "use_rslora": True},
+    ),
+    "lora_bias": ({"target_modules": ["q_proj"], "lora_bias": True}, {"target_modules": ["q_proj", "v_proj"]}),
+}
+
+
+@pytest.mark.parametrize("method", ["linear", "cat"])
+@pytest.mark.parametrize("case", CASES)
+def test_peft_reads_the_sum(tmp_path: Path, case: str, method: str) -> None:
+    """Σ wᵢΔWᵢ to the rounding of float32, whatever the adapters' ranks, scalings and layers; one is taken away."""
+    locators = [adapter(tmp_path / f"in{place}", place, **settings) for place, settings in enumerate(CASES[case])]
+    report = Session().combine(locators, method=method, strengths=[0.7, -1.0], output=tmp_path / "out")
+    require_sum(change(tmp_path / "out"), [change(locator) for locator in locators], [0.7, -1.0])
+    assert max(row["relative_error"] for row in report.table("modules").rows) < 4 * EPS
+    said = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert said["use_rslora"] is False
+    assert said["r"] == said["lora_alpha"]
+    assert said["rank_pattern"] == said["alpha_pattern"]
+    again = Session().adapter(str(tmp_path / "out"))
+    assert {delta.scaling for delta in again.deltas} == {1.0}
+    assert not again.findings
+
+
+@pytest.mark.parametrize("method", [name for name in Session().registry.methods if name not in ("linear", "cat")])
+def test_peft_reads_what_every_method_computed(tmp_path: Path, method: str) -> None:
+    """The file's ΔW is the one whose error the receipt states: the method's own factors, as PEFT merges them."""
+    locators = [adapter(tmp_path / f"in{place}", place, target_modules=["q_proj", "embed"]) for place in range(2)]
+    report = Session().combine(locators, method=method, strengths=[1.0, 0.5], rank=5, output=tmp_path / "out")
+    found = change(tmp_path / "out")
+    for row in report.table("modules").rows:
+        square = float(found[f"{row['module']}.weight"].square().sum())
+        # The best of a rank is orthogonal to what it leaves out.
+        assert square == pytest.approx(row["norm"] ** 2 * (1 - row["relative_error"] ** 2), rel=1e-4)
+
+
+def test_one_adapter_at_strength_one_is_itself_and_a_minus_a_is_zero(tmp_path: Path) -> None:
+    a = adapter(tmp_path / "a", 0, target_modules=["q_proj", "embed", "conv"])
+    Session().combine([a], output=tmp_path / "one")
+    require_sum(change(tmp_path / "one"), [change(a)], [1.0])
+    report = Session().combine([a, a], strengths=[1, -1], output=tmp_path / "none")
+    assert all(float(tensor.abs().max()) == 0.0 for tensor in change(tmp_path / "none").values())
+    assert [finding.code for finding in report.findings] == ["zero_delta"]
+    assert {row["relative_error"] for row in report.table("modules").rows} == {None}
+
+
+def test_the_order_of_the_inputs_does_not_matter(tmp_path: Path) -> None:
+    a, b = (adapter(tmp_path / name, place, target_modules=["q_proj"]) for place, name in enumerate("ab"))
+    Session().combine([a, b], strengths=[2, -1], method="svd", rank=3, output=tmp_path / "ab")
+    Session().combine([b, a], strengths=[-1, 2], method="svd", rank=3, output=tmp_path / "ba")
+    first, second = change(tmp_path / "ab"), change(tmp_path / "ba")
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("cut", [{"rank": 2}, {"energy": 0.8}, {"error": 0.3}, {"parameters": 300}])
+def test_resizing_costs_what_the_report_says(tmp_path: Path, cut: dict[str, Any]) -> None:
+    """Every cut keeps its word, and PEFT reads the ranks, which differ from module to module."""
+    a = adapter(tmp_path / "a", 0, target_modules=["q_proj", "v_proj", "conv"], r=6)
+    report = Session().resize(a, output=tmp_path / "out", **cut)
+    before, after = change(a), change(tmp_path / "out")
+    rows = {row["module"]: row for row in report.table("modules").rows}
+    for module, row in rows.items():
+        whole = before[f"{module}.weight"]
+        error = float((after[f"{module}.weight"] - whole).norm() / whole.norm())
+        assert error == pytest.approx(row["relative_error"], rel=1e-4)
+        values = torch.linalg.svdvals(whole.flatten(1))
+        assert error == pytest.approx(float(values[row["rank"] :].norm() / whole.norm()), rel=1e-4, abs=1e-6)
+        if "rank" in cut:
+            assert row["rank"] == 2
+        else:
+            bound = {"energy": 0.2**0.5, "error": 0.3}.get(next(iter(cut)), 1.0)
+            assert error <= bound * (1 + 1e-6)
+            fewer = float(values[row["rank"] - 1 :].norm() / whole.norm())
+            assert fewer > bound or "parameters" in cut
+    if "parameters" in cut:
+        assert sum(row["parameters"] for row in rows.values()) <= 300
+    for name, tensor in after.items():  # what the budget leaves out is not changed
+        if name.removesuffix(".weight") not in rows:
+            assert float(tensor.abs().max()) == 0.0
+
+
+def test_saved_modules_are_taken_as_one_says(tmp_path: Path) -> None:
+    """Refused where two bring the same; one's, the mean weighed by strength, or none."""
+    both = {"target_modules": ["q_proj"], "modules_to_save": ["classifier"]}
+    a, b = (adapter(tmp_path / name, place, **both) for place, name in enumerate("ab"))
+    plain = adapter(tmp_path / "plain", 5, target_modules=["q_proj"])
+    session = Session()
+    with pytest.raises(LoraLabError, match="expected one of them") as refused:
+        session.combine([a, b], output=tmp_path / "no")
+    assert "--average-saved-modules" in refused.value.hint
+    first, second = change(a), change(b)
+    head = "layers.10.classifier.weight"
+    session.combine([a, b], saved_modules_from="b", output=tmp_path / "from")
+    torch.testing.assert_close(change(tmp_path / "from")[head], second[head])
+    session.combine([a, b], strengths=[3, 1], average_saved_modules=True, output=tmp_path / "mean")
+    torch.testing.assert_close(
+        change(tmp_path / "mean")[head], 0.75 * first[head] + 0.25 * second[head], atol=1e-6, rtol=0
+    )
+    session.combine([a, b], skip_saved_modules=True, output=tmp_path / "skip")
+    assert float(change(tmp_path / "skip")[head].abs().max()) == 0.0
+    report = session.combine([a, plain], strengths=[0.5, 1], output=tmp_path / "alone")
+    torch.testing.assert_close(change(tmp_path / "alone")[head], first[head])
+    assert [finding.code for finding in report.findings] == ["saved_modules_whole"]
+    with pytest.raises(LoraLabError, match="expected one of: 'a', 'b'"):
+        session.combine([a, b], saved_modules_from="c", output=tmp_path / "no")
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "dora": ({"target_modules": ["q_proj"], "use_dora": True}, "DoRA"),
+    "experts": ({"target_parameters": ["experts.gate_up_proj"], "kind": Mixture, "target_modules": []}, "experts"),
+    "other shape": ({"target_modules": ["c_attn"], "fan_in_fan_out": True}, "expected one shape"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_has_no_sum_is_refused_by_name(tmp_path: Path, case: str) -> None:
+    settings, match = REFUSED[case]
+    a = adapter(tmp_path / "a", 0, **settings)
+    if case == "other shape":
+        b = adapter(tmp_path / "b", 1, **settings)
+        config = tmp_path / "b" / "adapter_config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"fan_in_fan_out": False}))
+    else:
+        b = adapter(tmp_path / "b", 1, target_modules=["q_proj"])
+    with pytest.raises(LoraLabError, match=match):
+        Session().combine([a, b], output=tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("method", ["svd", "cat", "dare_ties"])
+def test_a_replay_gives_the_same_bytes(tmp_path: Path, method: str) -> None:
+    a, b = (adapter(tmp_path / name, place, target_modules=["q_proj", "v_proj"]) for place, name in enumerate("ab"))
+    session = Session(seed=3)
+    session.combine([a, b], method=method, strengths=[1, -0.5], rank=3, dtype="bfloat16", output=tmp_path / "out")
+    report = Session().replay(tmp_path / "out", output=tmp_path / "again")
+    assert report.verdict is True
+    one, two = (tmp_path / name / "adapter_model.safetensors" for name in ("out", "again"))
+    assert one.read_bytes() == two.read_bytes()
+    assert {tensor.dtype for tensor in load_file(one).values()} == {torch.bfloat16}
+    session.resize(a, energy=0.5, output=tmp_path / "small")
+    assert Session().replay(tmp_path / "small", output=tmp_path / "smaller").verdict is True
+
+
+def test_nothing_is_written_by_a_dry_run_and_nothing_replaced_unasked(tmp_path: Path) -> None:
+    a = adapter(tmp_path / "a", 0, target_modules=["q_proj"])
+    report = Session().combine([a], output=tmp_path / "out", dry_run=True)
+    assert not (tmp_path / "out").exists()
+    sizes = {row["path"]: row["size_bytes"] for row in report.table("outputs").rows}
+    Session().combine([a], output=tmp_path / "out")
+    assert {name: (tmp_path / "out" / name).stat().st_size for name in sizes} == sizes
+    for is_dry in (True, False):
+        with pytest.raises(LoraLabError, match="exists already"):
+            Session().combine([a], output=tmp_path / "out", dry_run=is_dry)
+    Session().combine([a], strengths=[2], output=tmp_path / "out", overwrite=True)
+    require_sum(change(tmp_path / "out"), [change(a)], [2.0])
+
+
+WRONG: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"method": "nothing"}, "no method 'nothing'"),
+    ({"settings": {"density": 0.5}}, "no parameter 'density'"),
+    ({"method": "ties", "settings": {"density": "2"}}, "density is '2"),
+    ({"strengths": [1.0, 2.0]}, "Got 2 strengths for 1 adapters"),
+    ({"strengths": [float("nan")]}, "expected a finite number"),
+    ({"rank": 0}, "rank is 0"),
+    ({"energy": 1.5}, "energy is 1.5"),
+    ({"error": 0.0}, "error is 0"),
+    ({"energy": 0.5, "error": 0.5}, "expected one"),
+    ({"parameters": 100, "rank": 2}, "expected one"),
+    ({"parameters": 3}, "leave no rank"),
+    ({"parameters": 1000, "method": "ties"}, "full rank"),
+    ({"skip_saved_modules": True, "average_saved_modules": True}, "both were asked for"),
+    ({"dtype": "int8"}, "dtype is 'int8'"),
+)
+
+
+@pytest.mark.parametrize(("settings", "match"), WRONG)
+def test_what_makes_no_sense_is_said(tmp_path: Path, settings: dict[str, Any], match: str) -> None:
+    a = adapter(tmp_path / "a", 0, target_modules=["q_proj"])
+    with pytest.raises(LoraLabError, match=match):
+        Session().combine([a], output=tmp_path / "out", **settings)
+    with pytest.raises(LoraLabError, match="Nothing says"):
+        Session().resize(a, output=tmp_path / "out")
