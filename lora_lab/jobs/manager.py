@@ -1,7 +1,8 @@
 """One warm child process, a queue in front of it, and events on the event loop.
 
-The child does one job after another. Cancelling the one that runs ends the child (SIGTERM, then SIGKILL) with whatever
-it has started itself, and starts a fresh one: numerical libraries cannot be interrupted from inside.
+The child does one job after another. Cancelling the one that runs ends the child with whatever it has started itself,
+and starts a fresh one: SIGTERM, at which it tidies up between two pieces of its work, then SIGKILL, because numerical
+libraries cannot be interrupted from inside.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 _LINE_BYTES: Final = 1 << 30  # a report of many modules is one line
 _TERMINATION_SECONDS: Final = 0.2
+# Time to take away what is half written.
+_TIDYING_SECONDS: Final = 0.8
+_WRITING: Final = frozenset({"merge", "unmerge", "swap"})
 _SHOWN_STDERR: Final = 300
 _KILL: Final = getattr(signal, "SIGKILL", signal.SIGTERM)
 
@@ -76,7 +80,8 @@ class JobManager:
         self._finish(job, JobState.CANCELLED, "cancelled")
         if job is self._running and self._child is not None:
             _end(self._child, signal.SIGTERM)
-            asyncio.get_running_loop().call_later(_TERMINATION_SECONDS, _end, self._child, _KILL)
+            seconds = _TIDYING_SECONDS if job.request.call in _WRITING else _TERMINATION_SECONDS
+            asyncio.get_running_loop().call_later(seconds, _end, self._child, _KILL)
 
     def reprioritise(self, job: Job, priority: int) -> None:
         """Move a waiting job forward or back."""

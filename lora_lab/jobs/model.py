@@ -26,7 +26,7 @@ class JobState(StrEnum):
 class JobRequest:
     """A method of Session that returns a Report, and its keyword arguments, which JSON can hold."""
 
-    call: Literal["spectrum", "analyze", "inspect"]
+    call: Literal["spectrum", "analyze", "inspect", "merge", "unmerge", "swap", "verify"]
     arguments: Mapping[str, Any]
 
 

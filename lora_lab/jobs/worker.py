@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -36,6 +37,7 @@ class Teller:
         self._last_rows = 0.0
         self._waiting: dict[str, list[Mapping[str, Any]]] = {}  # rows by table
         self.job = 0
+        self.is_stopping = False
 
     def begin(self, job: int) -> None:
         """Turn to another job."""
@@ -70,8 +72,14 @@ class Teller:
             self.send("rows", table=table, rows=[dict(row) for row in rows])
 
     def is_cancelled(self) -> bool:
-        """Never: a cancelled child is ended from outside."""
-        return False
+        """Whether this process has been asked to end."""
+        return self.is_stopping
+
+    def stop(self, *_: object) -> None:
+        """Ask the work at hand to end at the next unit; a second time, or without work, the process ends at once."""
+        if self.is_stopping or not self.job:
+            os._exit(0)
+        self.is_stopping = True
 
 
 def serve(session: Session, requests: Iterable[str], teller: Teller) -> None:
@@ -85,12 +93,17 @@ def serve(session: Session, requests: Iterable[str], teller: Teller) -> None:
             teller.send("result", report=report_to_wire(report))
         except CancelledError:
             teller.send("cancelled")
+            if teller.is_stopping:
+                return
         except LoraLabError as error:
             teller.send("failed", error=error.message, hint=error.hint)
         except Exception as error:
             teller.send(
                 "failed", error=f"{type(error).__name__}: {error}", hint="This is a fault of lora-lab or a plugin."
             )
+        if teller.is_stopping:
+            return
+        teller.job = 0
 
 
 def until_orphaned(stream: TextIO) -> Iterator[str]:
@@ -122,7 +135,10 @@ def main() -> None:
     session = Session(**json.loads(sys.argv[1]))
     import torch  # noqa: F401 - so that the first job need not wait for it
 
-    serve(session, until_orphaned(sys.stdin), Teller(events))
+    teller = Teller(events)
+    signal.signal(signal.SIGTERM, teller.stop)
+    serve(session, until_orphaned(sys.stdin), teller)
+    os._exit(0)  # threads of numerical libraries need not be waited for
 
 
 if __name__ == "__main__":

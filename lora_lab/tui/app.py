@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
     from textual.dom import DOMNode
 
+    from lora_lab.domain.report import Report
     from lora_lab.jobs import JobEvent, JobManager
     from lora_lab.session import Session
 
@@ -93,6 +94,7 @@ class LoraLabApp(App[None], inherit_bindings=False):
         self.base = base
         self.bases = BaseMemory(self)
         self.job_list = JobList()
+        self.outcomes: dict[int, Report] = {}  # of changes that were asked for, by job
         self.is_measuring = False  # the jobs' child process has been started
         self.last_compared: tuple[tuple[str, str], tuple[str, str] | None] | None = None  # locators and names
         self._jobs: JobManager | None = None
@@ -161,6 +163,9 @@ class LoraLabApp(App[None], inherit_bindings=False):
     def on_job_event(self, event: JobEvent) -> None:
         """Hand an event of the job manager to every screen."""
         self.job_list.note(event)
+        if event.report is not None and event.job in self.job_list.changes():
+            self.outcomes[event.job.id] = event.report
+            self.library.action_rescan()
         for screen in self.screen_stack:
             screen.post_message(JobUpdated(event))
 

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 #: Group prefix of jobs that fill what is on screen: nobody asked for them, nothing is lost with them.
 BACKGROUND: Final = "background:"
 
+#: Calls whose units are bytes, and whose report is worth a screen.
+CHANGES: Final = frozenset({"merge", "unmerge", "swap", "verify"})
+
 _ACTIVE: Final = frozenset({"queued", "running"})
 
 
@@ -50,7 +53,15 @@ class JobList:
 
     def asked_for(self) -> list[Job]:
         """Active ones that are more than the filling of a screen."""
-        return [job for job in self.active() if not job.group.startswith(BACKGROUND)]
+        return [job for job in self.asked() if job.state in _ACTIVE]
+
+    def changes(self) -> list[Job]:
+        """Those that somebody asked for and that write or verify a model."""
+        return [job for job in self.asked() if job.request.call in CHANGES]
+
+    def asked(self) -> list[Job]:
+        """All that are more than the filling of a screen."""
+        return [job for job in self._jobs.values() if not job.group.startswith(BACKGROUND)]
 
     def eta_seconds(self, job: Job) -> float | None:
         """Time left if it goes on as it went; None when that cannot be known."""
@@ -58,6 +69,14 @@ class JobList:
         if job.state != "running" or begun is None or not job.done or not job.total:
             return None
         return (time.monotonic() - begun) / job.done * (job.total - job.done)
+
+    def rate(self, job: Job) -> float | None:
+        """Units a second since it began; None when that cannot be known."""
+        begun = self._begun.get(job.id)
+        if begun is None or not job.done:
+            return None
+        end = job.finished_seconds if job.finished_seconds is not None else time.monotonic()
+        return job.done / max(end - begun, 1e-9)
 
     def status(self) -> str:
         """A few words: how many are active, and how far the running one is."""

@@ -11,6 +11,7 @@ from textual.widgets import Static
 from lora_lab.safetext import safe_text
 from lora_lab.tui import bindings, text
 from lora_lab.tui.export import Copied, ExportDocument
+from lora_lab.tui.job_list import CHANGES
 from lora_lab.tui.screens import LabScreen
 from lora_lab.tui.widgets.pane import Pane
 from lora_lab.tui.widgets.table import Cell, LabTable, TableColumn
@@ -26,7 +27,7 @@ _COLUMNS: Final = (
     TableColumn("what", "what", 24, is_flexible=True, is_fixed=True),
     TableColumn("state", "state", 11),
     TableColumn("progress", "progress", 16),
-    TableColumn("count", "count", 9, is_right=True),
+    TableColumn("count", "count", 10, is_right=True),
     TableColumn("eta", "eta", 6, is_right=True),
 )
 _BAR_WIDTH: Final = 10
@@ -41,7 +42,7 @@ class JobTable(LabTable, inherit_bindings=False):
 
     HELP_TITLE = "Jobs"
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(binding for binding in LabTable.BINDINGS if getattr(binding, "id", "") != "table.open"),
+        *LabTable.BINDINGS,
         bindings.key("c", "screen.cancel", "Cancel", "Cancel the job under the cursor", id="jobs.cancel", show=True),
         bindings.key("R", "screen.retry", "Retry", "Run the job again", id="jobs.retry", show=True),
         bindings.key(
@@ -118,14 +119,32 @@ class JobsScreen(LabScreen):
         if column == "state":
             return Cell(f"{_SIGNS[job.state]} {job.state}", _TONES[job.state])
         if column == "count":
-            return Cell(f"{job.done}/{job.total}" if job.total else "", "dim")
+            return Cell(self._counted(job), "dim")
         if column == "eta":
             eta = self.lab.job_list.eta_seconds(job)
             return Cell("" if eta is None else text.duration(eta))
         if not job.total or job.state not in ("running", "done"):
             return Cell("")
-        share = job.done / job.total
-        return Cell(f"{text.bar(share, _BAR_WIDTH):<{_BAR_WIDTH}} {100 * job.done // job.total:>3} %", "a")
+        share = 1.0 if job.state == "done" else job.done / job.total
+        return Cell(f"{text.bar(share, _BAR_WIDTH):<{_BAR_WIDTH}} {int(100 * share):>3} %", "a")
+
+    def _counted(self, job: Job) -> str:
+        """How many units are done; of bytes, how many a second."""
+        if job.request.call not in CHANGES:
+            return f"{job.done}/{job.total}" if job.total else ""
+        rate = self.lab.job_list.rate(job)
+        return f"{text.size(round(rate))}/s" if rate else ""
+
+    @on(LabTable.Opened, "#job-table")
+    def _opened(self) -> None:
+        """Show how far a change is, or what came of it."""
+        from lora_lab.tui.changing.outcome import OutcomeScreen
+
+        job = self.job
+        if job is not None and job in self.lab.job_list.changes():
+            self.app.switch_screen(OutcomeScreen(job))
+        else:
+            self.lab.say("What this computes is on the screen that asked for it.")
 
     # Keys
 

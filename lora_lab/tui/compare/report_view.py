@@ -200,7 +200,7 @@ class ReportView(Vertical):
             return
         if self._tables:
             table = self._tables[self._number]
-            shown = _filtered(table, self.filter)
+            shown = matching_rows(table, self.filter)
             if self._has_sides(table):
                 shown = replace(shown, rows=tuple(row for row in shown.rows if self.which.has(row)))
             self.table.show_table(shown, first=_FIRST.get((self.analysis, table.id), ()))
@@ -233,7 +233,7 @@ class ReportView(Vertical):
         self._show_table()
 
 
-def _filtered(table: Table, typed: str) -> Table:
+def matching_rows(table: Table, typed: str) -> Table:
     """The rows of the modules that `typed` lets through; a table of something else is left whole."""
     if not typed or table.key != "module":
         return table

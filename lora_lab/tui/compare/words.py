@@ -139,7 +139,7 @@ def scalar_parts(report: Report) -> list[Content]:
         _labelled(safe_text(column.title), cell_text(group.values.get(column.id), column.kind))
         for group in report.scalars
         for column in group.columns
-        if column.kind not in drawn and column.id != "side"
+        if column.kind not in drawn and column.id != "side" and not column.is_wide
     ]
 
 

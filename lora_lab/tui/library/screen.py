@@ -59,6 +59,15 @@ class LibraryScreen(LibraryView):
         if pair is not None:
             self.compare_rows(*pair)
 
+    def action_change(self) -> None:
+        """Open the form: for the model under the cursor, or for the marked adapters, or the one under the cursor."""
+        from lora_lab.tui.changing.opening import open_form
+
+        marked = [self.library.rows[self.library.marks[mark]].entry for mark in sorted(self.library.marks)]
+        key = self.table.cursor_key
+        row = self.library.rows.get(key) if key else None
+        open_form(self.lab, row.entry if row is not None and not row.entry.error else None, marked)
+
     def _model(self) -> LibraryEntry | None:
         """The full model under the cursor; None when there is none that can be read."""
         key = self.table.cursor_key

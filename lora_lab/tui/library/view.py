@@ -54,6 +54,14 @@ class LibraryView(LabScreen):
             id="library.compare",
             show=True,
         ),
+        bindings.key(
+            "m",
+            "change",
+            "Merge",
+            "Merge the marked adapters; on a model: unmerge, swap or verify it",
+            id="library.change",
+            show=True,
+        ),
         bindings.key("q", "back", "Quit", "Quit", id="back", show=True),
     ]
     DEFAULT_CSS = """

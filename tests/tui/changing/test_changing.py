@@ -1,0 +1,157 @@
+"""Merging, taking back and verifying from the library: plan, command, progress, outcome, and cancelling."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from builders import factors, write_adapter, write_base
+from safetensors.torch import save_file
+from textual.pilot import Pilot
+from textual.widgets import Input, Static
+from tui.fakes import ready, until
+
+from lora_lab import Session
+from lora_lab.tui.app import LoraLabApp
+from lora_lab.tui.changing.outcome import OutcomeScreen
+from lora_lab.tui.changing.screen import ChangeScreen
+from lora_lab.tui.confirm import Confirm
+from lora_lab.tui.jobs_screen import JobsScreen
+
+TURNS = 3_000
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_base(tmp_path / "base")
+    write_adapter(tmp_path / "one", factors(seed=1))
+    write_adapter(tmp_path / "two", factors(seed=2))
+    return tmp_path
+
+
+@asynccontextmanager
+async def opened(name: str, size: tuple[int, int]) -> AsyncIterator[tuple[LoraLabApp, Pilot[None], ChangeScreen]]:
+    """The form, opened on the row called `name`."""
+    app = LoraLabApp({"state": False, "cache": False}, ["."])
+    async with app.run_test(size=size) as pilot:
+        await ready(pilot)
+        rows: dict[str, Any] = app.library.library.rows  # type: ignore[attr-defined]
+        app.library.table.move_to(next(key for key, row in rows.items() if row.name == name))  # type: ignore[attr-defined]
+        await pilot.press("m")
+        await until(pilot, lambda: isinstance(app.screen, ChangeScreen))
+        assert isinstance(app.screen, ChangeScreen)
+        yield app, pilot, app.screen
+
+
+def fill(form: ChangeScreen, **typed: str) -> None:
+    for name, value in typed.items():
+        form.query_one(f"#field-{name}", Input).value = value
+
+
+def said(screen: ChangeScreen | OutcomeScreen) -> str:
+    name = "#change-said" if isinstance(screen, ChangeScreen) else "#outcome-said"
+    return str(screen.query_one(name, Static).content)
+
+
+async def test_a_merge_from_the_library(here: Path, size: tuple[int, int]) -> None:
+    """The plan before, the receipt's figures after, the same bytes as the command's, and the model in the library."""
+    async with opened("one", size) as (app, pilot, form):
+        assert form.query_one("#field-adapters", Input).value == "one"
+        assert form.unavailable("run", ()) == "a field is empty that is needed"
+        fill(form, base="base", output="out")
+        await until(pilot, lambda: form.plan is not None, turns=TURNS)
+        assert "3 tensors change" in said(form)
+        assert str(form.query_one("#change-command", Static).content) == "$ lora-lab merge one --base base -o out"
+        await pilot.press("ctrl+g")
+        await until(pilot, lambda: isinstance(app.screen, OutcomeScreen))
+        outcome = app.screen
+        assert isinstance(outcome, OutcomeScreen)
+        await until(pilot, lambda: outcome.report is not None and bool(outcome.table.rows), turns=TURNS)
+        assert outcome.report is not None
+        assert len(outcome.table.rows) == len(outcome.report.table("modules").rows) == 3
+        await pilot.press("slash", *"q_proj", "enter")
+        await until(pilot, lambda: 0 < len(outcome.table.keys) < 3)
+        await pilot.press("m")
+        await until(pilot, lambda: "model.safetensors" in outcome.table.rows)
+        await pilot.press("7")
+        await until(pilot, lambda: isinstance(app.screen, JobsScreen))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, OutcomeScreen))
+        await pilot.press("1")
+        await until(pilot, lambda: any(row.name == "out" for row in app.library.library.rows.values()))  # type: ignore[attr-defined]
+    Session(cache=False).merge(["one"], base="base", output="wanted")
+    assert (here / "out/model.safetensors").read_bytes() == (here / "wanted/model.safetensors").read_bytes()
+
+
+async def test_a_refusal_stands_where_the_plan_would(here: Path) -> None:
+    """The sentence of the command line; it cannot be run."""
+    save_file({"other.weight": torch.ones(2, 2)}, here / "base" / "model.safetensors")
+    async with opened("one", (80, 24)) as (app, pilot, form):
+        fill(form, base="base", output="out")
+        await until(pilot, lambda: "✗" in said(form), turns=TURNS)
+        await pilot.press("ctrl+g")
+        await pilot.pause()
+        assert app.screen is form
+    assert not (here / "out").exists()
+
+
+async def test_what_is_there_is_replaced_after_a_yes(here: Path) -> None:
+    """No keeps it; yes replaces it."""
+    (here / "out").mkdir()
+    (here / "out" / "mine.txt").write_text("mine")
+    async with opened("one", (80, 24)) as (app, pilot, form):
+        fill(form, base="base", output="out")
+        await until(pilot, lambda: form.plan is not None, turns=TURNS)
+        assert "is there already" in said(form)
+        await pilot.press("ctrl+g")
+        await until(pilot, lambda: isinstance(app.screen, Confirm))
+        await pilot.press("n")
+        await until(pilot, lambda: app.screen is form)
+        assert (here / "out" / "mine.txt").read_text() == "mine"
+        await pilot.press("ctrl+g")
+        await until(pilot, lambda: isinstance(app.screen, Confirm))
+        await pilot.press("y")
+        await until(pilot, lambda: (here / "out" / "model.safetensors").exists(), turns=TURNS)
+
+
+async def test_a_merged_model_is_verified(here: Path) -> None:
+    """The form begins with it, and the outcome says what is proven."""
+    Session(cache=False).merge(["one"], base="base", output="out")
+    async with opened("out", (80, 24)) as (app, pilot, form):
+        assert form.call == "verify"
+        fill(form, base="base", adapters="two")
+        await pilot.pause(0.5)
+        await pilot.press("ctrl+g")
+        await until(pilot, lambda: isinstance(app.screen, OutcomeScreen))
+        outcome = app.screen
+        assert isinstance(outcome, OutcomeScreen)
+        await until(pilot, lambda: outcome.report is not None and "✗ refuted" in said(outcome), turns=TURNS)
+
+
+async def test_cancelling_leaves_nothing(here: Path) -> None:
+    """Under a second, with no output and no staging folder."""
+    generator = torch.Generator().manual_seed(0)
+    names = [f"model.layers.{layer}.self_attn.q_proj.weight" for layer in range(24)]
+    tensors = {name: torch.randn(2048, 2048, generator=generator) for name in names}
+    save_file(tensors, here / "base" / "model.safetensors")
+    modules = {name.removesuffix(".weight"): (2048, 2048) for name in tensors}
+    write_adapter(here / "one", factors(modules, seed=1))
+    async with opened("one", (80, 24)) as (app, pilot, form):
+        fill(form, base="base", output="out")
+        await until(pilot, lambda: form.plan is not None, turns=TURNS)
+        await pilot.press("ctrl+g")
+        await until(pilot, lambda: isinstance(app.screen, OutcomeScreen))
+        outcome = app.screen
+        assert isinstance(outcome, OutcomeScreen)
+        await until(pilot, lambda: outcome.job.done > 0, turns=TURNS)
+        begun = time.monotonic()
+        await pilot.press("c")
+        await until(pilot, lambda: "Cancelled" in said(outcome), turns=TURNS)
+        assert time.monotonic() - begun < 1.0
+        await until(pilot, lambda: sorted(path.name for path in here.iterdir()) == ["base", "one", "two"], turns=TURNS)
