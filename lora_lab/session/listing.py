@@ -60,7 +60,7 @@ _METHODS: Final = (
     Column("title", "Title", ColumnKind.TEXT, is_wide=True),
     Column("summary", "What it does", ColumnKind.TEXT),
     Column("is_low_rank", "Low rank", ColumnKind.VALUE, is_wide=True, formula="whether the result has the ranks' sum"),
-    Column("parameters", "Parameters", ColumnKind.LIST),
+    Column("parameters", "Parameters", ColumnKind.LIST, is_wide=True),
     Column("reference", "Source", ColumnKind.TEXT, is_wide=True),
     Column("plugin", "Plugin", ColumnKind.TEXT),
 )
