@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from lora_lab.linalg.updates import Update
 
 # One row of the first of so many blocks: the work of it stays below some hundredths of the blocks' own.
-_BLOCKS: Final = 8
+_BLOCKS: Final = 4
 _STRIDE: Final = 7
 _WIDE_UNITS: Final = 64
 
 
 def require_right(rows: torch.Tensor, after: torch.Tensor, update: Update, first: int, block: int) -> None:
-    """Work one row of every eighth block out again, and refuse a result that it does not bear out.
+    """Work one row of every fourth block out again, and refuse a result that it does not bear out.
 
     Raises
     ------
@@ -41,8 +41,8 @@ def row_error(rows: torch.Tensor, after: torch.Tensor, update: Update, first: in
     """How far one row of a result is from W + Δ, in what one rounding may leave; at most 1 where it is right.
 
     Δ is worked out for this row alone: a product of a vector, and not of the block's matrix. The bound of an element is
-    a unit in the last place of the stored type, which rounding to nearest and by chance keep, and four of float32, in
-    which it is summed; where that is float64 too, some more, for Δ itself is no finer.
+    a unit in the last place of the stored type, which rounding to nearest and by chance keep; four of float32, by way
+    of which a type of 16 bits is rounded; and some of float64, in which it is summed, for Δ itself is no finer.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def row_error(rows: torch.Tensor, after: torch.Tensor, update: Update, first: in
     before, made = rows[row : row + 1].to(torch.float64), after[row : row + 1].to(torch.float64)
     delta = update.delta(rows[row : row + 1], first + row)
     stored = torch.finfo(after.dtype)
-    is_wide = torch.float64 in (rows.dtype, after.dtype)
-    summed = _WIDE_UNITS * torch.finfo(torch.float64).eps if is_wide else 4 * torch.finfo(torch.float32).eps
+    way = 4 * torch.finfo(torch.float32).eps if after.dtype.itemsize < 4 else 0.0
+    summed = way + _WIDE_UNITS * torch.finfo(torch.float64).eps
     allowed = stored.eps * made.abs().clamp(min=stored.smallest_normal) + summed * (before.abs() + delta.abs())
     return float(((made - before - delta).abs() / allowed).max())

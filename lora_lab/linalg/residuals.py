@@ -103,7 +103,7 @@ class Inverse:
         if self._is_linear:
             for dense in self.update.dense:
                 added = added + dense.strength * dense.values[first : first + after.shape[0]].to(torch.float64)
-            wide = torch.float64 if torch.float64 in (after.dtype, self._dtype) else torch.float32
+            wide = torch.float64 if self._is_fine or after.dtype is torch.float64 else torch.float32
             return (after.to(wide) - added.to(wide)).to(self._dtype)
         share = torch.ones_like(added)
         by_row, by_column = iter(row_gains.T[:, :, None]), iter(self.column_gains[:, None])

@@ -4,8 +4,9 @@ W′ = round(W + Δ) says that W + Δ lies within half a unit in the last place 
 that interval, u apart where W lies, are what W may have been: u′/u of them where W′ lies in a higher binade than W, one
 otherwise. Rounding W′ − Δ gives the nearest, which is W with probability u/u′ when none is likelier than another.
 
-A weight of the type that Δ is summed in knows ties besides: W + Δ is a multiple of Δ's own unit u_Δ, lies exactly half
-way with probability u_Δ/u′, and going back does not lead to W where W is odd.
+A weight of the type that it is summed in knows ties besides: W + Δ is a multiple of Δ's own unit u_Δ, lies exactly half
+way with probability u_Δ/u′, and going back does not lead to W where W is odd. Here that is float64; others sum weights
+of float32 in float32, for which the bound provides.
 """
 
 from __future__ import annotations
@@ -63,10 +64,11 @@ def doubt_about(merged: torch.Tensor, unmerged: torch.Tensor) -> Doubt:
     share = 1.0 - (here / there).clamp(max=1.0)
     error = torch.where(there > here, there, 0.0)
     if merged.dtype in (torch.float32, torch.float64):
-        step = _unit(merged.to(torch.float64) - unmerged.to(torch.float64), info)
         is_level = there == here
-        share += torch.where(is_level & (step < here), step / here / 2.0, 0.0)
         error = torch.where(is_level, here, error)
+    if merged.dtype == torch.float64:
+        step = _unit(merged.to(torch.float64) - unmerged.to(torch.float64), info)
+        share += torch.where(is_level & (step < here), step / here / 2.0, 0.0)
     return Doubt(
         elements=merged.numel(),
         expected=float(share.sum()),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lora_lab.errors import CompatibilityError, quoted
-from lora_lab.linalg.updates import Fidelity, Update, apply_update
+from lora_lab.linalg.updates import Update, apply_update
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
 
+    from lora_lab.linalg.storing import Fidelity
     from lora_lab.linalg.updates import Term
 
 

@@ -1,9 +1,10 @@
 """W′ = W + Σ wᵢ(W′ᵢ − W), a block of rows at a time and rounded once: one definition of every bit.
 
-The sum of a plain delta, Σ wᵢ·sᵢ·BᵢAᵢ, is one product of stacked factors in float64, rounded to float32 and added to
-the weight in float32; a float64 weight stays in float64. In float64 the order in which the rank is summed moves the
-product by 10⁻¹⁶, far below float32, so that the result does not depend on threads or blocks in practice; and as blocks
-are of fixed size, each computed by one thread, it does not in principle either.
+The weight is taken into float64, one product of stacked factors, Σ wᵢ·sᵢ·BᵢAᵢ, is accumulated onto it there (a weight
+of float64 is added to it), and the sum is rounded into the stored type (a type of 16 bits by way of float32, which
+moves a tie at most). In float64 the order in which the rank is summed moves the sum by 10⁻¹⁶, far below what is stored,
+so that the result does not depend on threads or blocks in practice; and as blocks are of fixed size, each computed by
+one thread, it does not in principle either.
 
 DoRA's W′ = m ⊙ (W + ΔW)/‖W + ΔW‖ is a whole weight; what it adds to the sum is w·(W′ − W). Sources: arXiv 2106.09685,
 section 4.1; arXiv 2402.09353, equation 5.
@@ -12,22 +13,21 @@ section 4.1; arXiv 2402.09353, equation 5.
 from __future__ import annotations
 
 import copy
-import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
 from lora_lab.errors import CompatibilityError, quoted
-from lora_lab.linalg.rounding import Rounding, block_generator, rounded
+from lora_lab.linalg.rounding import Rounding, block_generator
+from lora_lab.linalg.storing import Fidelity, stored_rows
 from lora_lab.linalg.threads import in_lanes, worker_count
 from lora_lab.linalg.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-# Elements of a block: its float64 product, float32 sum and stored rows stay in a processor's second-level cache.
-BLOCK_ELEMENTS: Final = 1 << 17
+# Elements of a block: its float64 sum and stored rows stay in a processor's caches, and one call is worth its cost.
+BLOCK_ELEMENTS: Final = 1 << 18
 
 
 class Term(NamedTuple):
@@ -73,46 +73,6 @@ class Dense(NamedTuple):
     def to(self, device: torch.device) -> Dense:
         """The same on `device`."""
         return self._replace(values=self.values.to(device), rows=None if self.rows is None else self.rows.to(device))
-
-
-@dataclass(slots=True)
-class Fidelity:
-    """What rounding left of an update; sums over blocks add up.
-
-    intended_square : ‖Δ‖_F²
-    realised_square : ‖W′ − W‖_F²
-    inner : ⟨W′ − W, Δ⟩
-    """
-
-    elements: int = 0
-    changed: int = 0
-    intended_square: float = 0.0
-    realised_square: float = 0.0
-    inner: float = 0.0
-
-    def add(self, other: Fidelity) -> None:
-        """Take in another block."""
-        self.elements += other.elements
-        self.changed += other.changed
-        self.intended_square += other.intended_square
-        self.realised_square += other.realised_square
-        self.inner += other.inner
-
-    @property
-    def changed_fraction(self) -> float | None:
-        """Share of the elements whose bits changed."""
-        return self.changed / self.elements if self.elements else None
-
-    @property
-    def realised_cosine(self) -> float | None:
-        """⟨W′ − W, Δ⟩ / (‖W′ − W‖·‖Δ‖); None when one of the two is zero."""
-        product = math.sqrt(self.intended_square) * math.sqrt(self.realised_square)
-        return self.inner / product if product else None
-
-    @property
-    def effective_strength(self) -> float | None:
-        """⟨W′ − W, Δ⟩ / ‖Δ‖²: the strength that arrives; None for a zero update."""
-        return self.inner / self.intended_square if self.intended_square else None
 
 
 class Update:
@@ -211,12 +171,34 @@ class Update:
         -------
         (n, in) float64
         """
-        shape = (rows.shape[0], rows.shape[1])
-        total = (space or Workspace()).take("delta", shape, torch.float64, rows.device)
+        total = (space or Workspace()).take("delta", (rows.shape[0], rows.shape[1]), torch.float64, rows.device)
         if len(self._A):
-            torch.mm(self._B[first : first + shape[0]], self._A, out=total)  # (n, R)(R, in)
+            torch.mm(self._B[first : first + rows.shape[0]], self._A, out=total)  # (n, R)(R, in)
         else:
             total.zero_()
+        return self._add_others(total, rows, first)
+
+    def moved(self, rows: torch.Tensor, first: int, *, space: Workspace | None = None) -> torch.Tensor:
+        """W + Σ wᵢ(W′ᵢ − W) of the rows from `first` on, before it is rounded.
+
+        Parameters
+        ----------
+        rows : (n, in), of the unchanged weight, float of any width
+        space : to make it in, as its buffer "moved" or "delta"; in memory of its own when not given
+
+        Returns
+        -------
+        (n, in) float64
+        """
+        if rows.dtype == torch.float64:  # onto which every product would be rounded
+            return self.delta(rows, first, space=space).add_(rows)
+        total = (space or Workspace()).converted("moved", rows, torch.float64)
+        if len(self._A):
+            total.addmm_(self._B[first : first + rows.shape[0]], self._A)  # (n, R)(R, in)
+        return self._add_others(total, rows, first)
+
+    def _add_others(self, total: torch.Tensor, rows: torch.Tensor, first: int) -> torch.Tensor:
+        """Add all that is not a plain delta."""
         for dora in self._dora:
             total += dora.term.strength * (dora.target(rows, first) - rows)
         for dense in self._dense:
@@ -270,55 +252,6 @@ def _add_dense(total: torch.Tensor, dense: Dense, rows: torch.Tensor, first: int
     total[here] += dense.strength * step
 
 
-def updated_rows(
-    rows: torch.Tensor,
-    delta: torch.Tensor,
-    dtype: torch.dtype,
-    *,
-    generator: torch.Generator | None = None,
-    space: Workspace | None = None,
-    out: torch.Tensor | None = None,
-    is_measured: bool = True,
-) -> tuple[torch.Tensor, Fidelity]:
-    """Add `delta` to `rows` and round once.
-
-    Parameters
-    ----------
-    rows : (n, in) of the stored type
-    delta : (n, in) float64
-    dtype : type of the result
-    generator : for stochastic rounding; None rounds to nearest
-    space : for what lies between, as its buffers "before", "step", "sum" and "changed"
-    out : (n, in) of `dtype`, where the result goes; may be `rows`
-    is_measured : whether the figures are wanted
-
-    Returns
-    -------
-    (n, in) of `dtype`, and what became of the update; the figures are float32 sums of one block, added in float64
-    """
-    space = space or Workspace()
-    wide = torch.float64 if torch.float64 in (rows.dtype, dtype) else torch.float32
-    before = space.converted("before", rows, wide, is_copy=out is not None)
-    step = space.converted("step", delta, wide)
-    total = torch.add(before, step, out=space.take("sum", tuple(before.shape), wide, before.device))
-    if out is None:
-        out = torch.empty_like(total, dtype=dtype)
-    out.copy_(total if generator is None else rounded(total, dtype, generator=generator))
-    if not is_measured:
-        return out, Fidelity()
-    real = torch.sub(space.converted("sum", out, wide, is_copy=True), before, out=total)
-    flat, intended = real.view(-1), step.reshape(-1)
-    # As numbers and summed: counting them asks at every element, which half of them answer otherwise than guessed.
-    is_changed = torch.ne(real, 0, out=space.take("changed", tuple(real.shape), torch.float32, real.device))
-    return out, Fidelity(
-        elements=flat.numel(),
-        changed=int(is_changed.sum(dtype=torch.float64)),
-        intended_square=float(intended.dot(intended)),
-        realised_square=float(flat.dot(flat)),
-        inner=float(flat.dot(intended)),
-    )
-
-
 def apply_update(
     weight: torch.Tensor,
     update: Update,
@@ -358,7 +291,7 @@ def apply_update(
         rows = source[first:end]
         if before is None:
             return rows
-        return updated_rows(rows, before.delta(rows, first, space=space), weight.dtype, is_measured=False)[0]
+        return stored_rows(rows, before.moved(rows, first, space=space), weight.dtype, is_measured=False)[0]
 
     if update.needs_columns:
         for _, first, end in update.blocks():
@@ -368,9 +301,9 @@ def apply_update(
         block, first, end = place
         drawn = block_generator(seed, update.name, block, device=device) if rounding is Rounding.STOCHASTIC else None
         rows = unchanged(first, end)
-        delta = update.delta(rows, first, space=space)
+        moved = update.moved(rows, first, space=space)
         part = weight[first:end]
-        return updated_rows(rows, delta, weight.dtype, generator=drawn, space=space, out=part, is_measured=is_measured)[
+        return stored_rows(rows, moved, weight.dtype, generator=drawn, space=space, out=part, is_measured=is_measured)[
             1
         ]
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from lora_lab.linalg.rounding import rounded
-from lora_lab.linalg.updates import updated_rows
+from lora_lab.linalg.storing import stored_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# One rounding is off by at most half a unit; the sum before it, in float32 or better, by far less than a hundredth.
+# One rounding is off by at most half a unit; float32 on the way to it by far less than a hundredth.
 ONE_ROUNDING_ULP: Final = 0.51
 # Rounding Δ, its factors or its scaling as well adds at most some halves.
 SOME_ROUNDINGS_ULP: Final = 2.0
@@ -166,13 +166,17 @@ def ulp_of(size: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def compare_right_rows(
-    before: torch.Tensor, merged: torch.Tensor, delta: torch.Tensor, *, generator: torch.Generator | None = None
+    before: torch.Tensor, merged: torch.Tensor, moved: torch.Tensor, *, generator: torch.Generator | None = None
 ) -> Comparison | None:
     """Compare some rows that are the ideal's, bit for bit; None where they are not.
 
     As :func:`compare_rows`, at the cost of the merge itself; the figures are of float32 sums.
+
+    Parameters
+    ----------
+    moved : (n, in) float64, W + Δ as the merge sums it; holds anything afterwards
     """
-    ideal, fidelity = updated_rows(before, delta, merged.dtype, generator=generator)
+    ideal, fidelity = stored_rows(before, moved, merged.dtype, generator=generator)
     if not torch.isfinite(ideal).all() or _different_bits(merged, ideal):
         return None
     changed = int(torch.count_nonzero(merged != before.to(merged.dtype)))
@@ -208,7 +212,7 @@ def compare_rows(
     """
     dtype = merged.dtype
     wide = torch.float64 if torch.float64 in (before.dtype, dtype) else torch.float32
-    ideal = rounded(before.to(wide) + delta.to(wide), dtype, generator=generator)
+    ideal = rounded(before.to(torch.float64) + delta, dtype, generator=generator)
     plain = before.to(dtype)
     usable = torch.isfinite(ideal)
     finite = torch.isfinite(merged) & usable

@@ -225,8 +225,8 @@ class Comparer:
         def one(place: Place) -> Comparison | None:
             with one_thread():
                 before, after = self._pair(step, merged, place)
-                delta = place.band.update.delta(before, place.first)
-                return compare_right_rows(before, after, delta, generator=self._generator(place))
+                moved = place.band.update.moved(before, place.first)
+                return compare_right_rows(before, after, moved, generator=self._generator(place))
 
         total = Comparison()
         found = self._in_order(one, _places(bands))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,8 @@ from lora_lab.domain.plan import StepKind
 from lora_lab.domain.progress import stop_if_cancelled
 from lora_lab.linalg.rechecking import require_right
 from lora_lab.linalg.rounding import Rounding, block_generator, require_finite, rounded
+from lora_lab.linalg.storing import Fidelity, stored_rows
 from lora_lab.linalg.threads import one_thread, worker_count
-from lora_lab.linalg.updates import Fidelity, updated_rows
 from lora_lab.linalg.workspace import Workspace
 from lora_lab.operations.weights import bands_of, matrix_shape
 from lora_lab.storage.files import opened, require_unchanged, stamp_of
@@ -111,26 +112,27 @@ class Execution:
         FileFormatError
             a source changed underneath.
         """
+        there = frozenset(staged.finished)
         with ExitStack() as stack, ThreadPoolExecutor(worker_count(), thread_name_prefix="merge") as pool:
             for file in self._plan.files:
-                if file.name in staged.finished and not any(step.kind is StepKind.UPDATE for step in file.steps):
+                if file.name in there and not any(step.kind is StepKind.UPDATE for step in file.steps):
                     self._advance(file.size_bytes, file.name)
                     continue
                 self._open_sources(file, stack)
-                if file.name in staged.finished:
+                if file.name in there:
                     self._measure(file, pool)
                     continue
                 with staged.file(file.name, file.size_bytes) as output:
                     self._weights(file, output, pool)
             for copy in self._plan.copies:
                 stop_if_cancelled(self._observer)
-                if copy.name not in staged.finished:
+                if copy.name not in there:
                     with opened(copy.path) as source, staged.file(copy.name, copy.size_bytes) as output:
                         output.copy_from(source, 0, copy.size_bytes)
                         output.finish()
                 self._advance(copy.size_bytes, copy.name)
             for name, content in self._plan.documents.items():
-                if name not in staged.finished:
+                if name not in there:
                     with staged.file(name, len(content)) as output:
                         output.write(content)
             for stamp, descriptor in self._sources.items():
@@ -232,7 +234,9 @@ class Execution:
             self._witness.begin(step)
         try:
             at = 0
-            for band in bands_of(step, self._adapters, self._reader):
+            with one_thread():
+                bands = bands_of(step, self._adapters, self._reader)
+            for band in bands:
                 yield from self._untouched(step, source, at, band.first, columns, hasher)
                 yield from self._band(step, source, columns, band, pool, hasher, fidelity)
                 at = band.end
@@ -285,12 +289,13 @@ class Execution:
         with one_thread():
             before = self._rows(source, band.first + first, band.first + end, columns)
             rows = before.to(self._device)
-            delta = band.update.delta(rows, first, space=self._space)
-            after_there, fidelity = updated_rows(
-                rows, delta, torch_type(step.dtype), generator=generator, space=self._space
+            moved = band.update.moved(rows, first, space=self._space)
+            after_there, fidelity = stored_rows(
+                rows, moved, torch_type(step.dtype), generator=generator, space=self._space
             )
             after = after_there.cpu()
-            require_finite(after, before, step.name)
+            if not math.isfinite(fidelity.realised_square):  # as it is where any number is infinite or none
+                require_finite(after, before, step.name)
             require_right(rows, after_there, band.update, first, block)
             seen = None if self._witness is None else self._witness.look(view, before, after, first)
         return before, after, fidelity, first, seen

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from lora_lab.domain.plan import Plan, Step
-    from lora_lab.linalg.updates import Fidelity
+    from lora_lab.linalg.storing import Fidelity
     from lora_lab.storage.staging import Finished
 
 RECEIPT: Final = "lora_lab_receipt.json"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lora_lab.linalg.storing import stored_rows
 from lora_lab.linalg.subtraction import Doubt, doubt_about
-from lora_lab.linalg.updates import updated_rows
 from lora_lab.operations.execution import torch_type
 from lora_lab.operations.layout import steps_of
 from lora_lab.operations.restoring import in_other_rows
@@ -63,8 +63,8 @@ class SubtractedTensor:
             begin, stop = max(low, band.first), min(high, band.end)
             if begin < stop:
                 here = merged[begin - low : stop - low]
-                delta = band.update.delta(here, begin - band.first)
-                found[begin - low : stop - low] = updated_rows(here, delta, self._dtype)[0]
+                moved = band.update.moved(here, begin - band.first)
+                found[begin - low : stop - low] = stored_rows(here, moved, self._dtype, is_measured=False)[0]
         self._doubts[low] = doubt_about(merged, found)
         return found
 

@@ -23,7 +23,7 @@ OTHER_SHAPE: Final = "other_shape"
 _SHOWN: Final = 3
 
 SUMMARY: Final = (
-    Column("ok", "What it says", ColumnKind.VALUE, formula="true: proven; false: refuted; null: not established"),
+    Column("ok", "Verified", ColumnKind.VALUE, formula="true: proven; false: refuted; null: not established"),
     Column("established", "Established", ColumnKind.VALUE, formula="whether anything was proven or refuted"),
     Column("diagnosis", "Diagnosis", ColumnKind.TEXT),
     Column("hashes", "Hashes", ColumnKind.VALUE, formula="every file against the receipt; null without a receipt"),

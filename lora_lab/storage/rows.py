@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_lab.errors import FileFormatError, quoted
 from lora_lab.storage.files import changed, worded
@@ -40,8 +40,9 @@ def read_rows(descriptor: int, ref: TensorRef, first: int, end: int, columns: in
             "bytes, expected a type with whole bytes."
         )
     width = ref.dtype.bits // 8
-    buffer = bytearray((end - first) * columns * width)
-    view = memoryview(buffer)
+    found = torch.empty((end - first, columns), dtype=dtype)
+    flat: Any = found.view(-1).view(torch.uint8).numpy()
+    view = memoryview(flat) if found.numel() else memoryview(b"")
     offset = ref.begin_bytes + first * columns * width
     while view:
         with worded(ref.file.path):
@@ -49,6 +50,4 @@ def read_rows(descriptor: int, ref: TensorRef, first: int, end: int, columns: in
         if not count:
             raise changed(ref.file.path)
         view, offset = view[count:], offset + count
-    if not buffer:
-        return torch.empty((end - first, columns), dtype=dtype)
-    return torch.frombuffer(buffer, dtype=dtype).reshape(end - first, columns)
+    return found

@@ -1,9 +1,9 @@
 """A folder of large files that appears whole, can be gone on with after an interruption, and never mixes two recipes.
 
 The files are made in a sibling of the folder, whose name carries the identity of the plan. Each finished one is synced,
-renamed and written into a journal beside it. At the end one rename, or one exchange with what was there before, gives
-the sibling the name it was made for. Killed at any moment, the target is what it was, or complete; the sibling and the
-journal are enough to go on, and only with the same plan.
+read back, renamed and written into a journal beside it, while the next is written. At the end one rename, or one
+exchange with what was there before, gives the sibling the name it was made for. Killed at any moment, the target is
+what it was, or complete; the sibling and the journal are enough to go on, and only with the same plan.
 
 Source: the order of writes, syncs and renames follows SQLite's rollback journal, sqlite.org/atomiccommit.html.
 """
@@ -11,9 +11,10 @@ Source: the order of writes, syncs and renames follows SQLite's rollback journal
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
@@ -23,15 +24,15 @@ from lora_lab.storage.atomic import explained
 from lora_lab.storage.disk import Disk
 from lora_lab.storage.files import sha256_of
 from lora_lab.storage.hashing import Hasher
+from lora_lab.storage.reading_back import ReadBack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Future
     from types import TracebackType
 
 _ID_CHARACTERS: Final = 16
 _COMMITTING: Final = "committing"
-_READ_BYTES: Final = 4 << 20
-_BEGIN_BYTES: Final = 128 << 20
 
 
 class Finished(NamedTuple):
@@ -43,13 +44,13 @@ class Finished(NamedTuple):
 
 
 class StagedFile:
-    """A file that is written from its beginning to its end, and hashed on the way."""
+    """A file that is written from its beginning to its end, hashed on the way, and read back some way behind."""
 
-    def __init__(self, disk: Disk, descriptor: int) -> None:
+    def __init__(self, disk: Disk, descriptor: int, read_back: ReadBack) -> None:
         self._disk = disk
         self._descriptor = descriptor
         self._hasher = Hasher()
-        self._begun_bytes = 0
+        self._read_back = read_back
         self.size_bytes = 0
 
     def write(self, buffer: Any) -> None:
@@ -66,11 +67,9 @@ class StagedFile:
         self._grow(count)
 
     def _grow(self, count: int) -> None:
-        """Let the disk begin with what is there, so that the sync at the end finds little left."""
+        """Let what is there be synced and read back, so that little is left at the end."""
         self.size_bytes += count
-        if self.size_bytes - self._begun_bytes >= _BEGIN_BYTES:
-            self._begun_bytes = self.size_bytes
-            self._disk.forget(self._descriptor)
+        self._read_back.follow(self.size_bytes)
 
     def finish(self) -> str:
         """Wait for the last hash; the file's sha256."""
@@ -115,7 +114,10 @@ class StagedFolder:
         self._lock_path = self.target.with_name(f"{stem}.lock")
         self._lock = -1
         self._is_committed = False
-        self.finished: dict[str, Finished] = {}
+        self._finished: dict[str, Finished] = {}
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="arriving")
+        self._behind: Future[None] | None = None  # the file before the one that is written
+        self._unwanted = threading.Event()
 
     def __enter__(self) -> Self:
         if not self.target.parent.is_dir():
@@ -136,6 +138,9 @@ class StagedFolder:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
+            if isinstance(error, CancelledError | KeyboardInterrupt):
+                self._unwanted.set()
+            self._pool.shutdown(wait=True)
             if kind is not None and not self._is_committed:
                 self._give_up(error)
         finally:
@@ -146,14 +151,22 @@ class StagedFolder:
         """Whether an earlier run of the same plan had already been given its name."""
         return self._is_committed
 
+    @property
+    def finished(self) -> dict[str, Finished]:
+        """The files that are complete, by name; waits for the last of them, and raises what went wrong with it."""
+        self._settle()
+        return self._finished
+
     @contextmanager
     def file(self, name: str, size_bytes: int) -> Iterator[StagedFile]:
-        """Write the file called `name` of `size_bytes`; it is finished when the block ends.
+        """Write the file called `name` of `size_bytes`.
+
+        When the block ends it is complete; it is synced, read back and named while the next one is written.
 
         Raises
         ------
         OperationError
-            the disk says no, or another number of bytes was written.
+            the disk says no, to this file or the one before it, or another number of bytes was written.
         """
         place = self.folder / name
         part = place.with_name(f"{place.name}.part")
@@ -161,7 +174,8 @@ class StagedFolder:
             self._make_parents(place)
             self._disk.remove(part)
             descriptor = self._disk.create(part)
-            staged = StagedFile(self._disk, descriptor)
+            read_back = ReadBack(self._disk, descriptor, self._pool, self._unwanted)
+            staged = StagedFile(self._disk, descriptor, read_back)
             try:
                 self._disk.reserve(descriptor, size_bytes)
                 yield staged
@@ -171,18 +185,21 @@ class StagedFolder:
                         f"{quoted(place)} got {staged.size_bytes} bytes, expected {size_bytes}.",
                         hint="This is a fault of lora-lab.",
                     )
-                self._disk.sync(descriptor)
-                self._require_arrived(descriptor, place, digest)
+                self._settle()
+            except BaseException as error:
+                if isinstance(error, CancelledError | KeyboardInterrupt):
+                    self._unwanted.set()
+                read_back.give_up()
+                self._disk.close(descriptor)
+                raise
             finally:
                 staged.close()
-                self._disk.close(descriptor)
-            self._disk.rename(part, place)
-            self._disk.sync_folder(place.parent)
-            self._note({"name": name, "sha256": digest, "size_bytes": size_bytes})
-        self.finished[name] = Finished(name, digest, size_bytes)
+        whole = Finished(name, digest, size_bytes)
+        self._behind = self._pool.submit(self._arrive, read_back, descriptor, part, place, whole)
 
     def commit(self) -> None:
         """Give the folder its name, and let go of what had it."""
+        self._settle()
         with explained(self.target):
             self._disk.sync_folder(self.folder)
             self._note({_COMMITTING: self._identity(self.folder)})
@@ -196,20 +213,22 @@ class StagedFolder:
 
     # The parts.
 
-    def _require_arrived(self, descriptor: int, place: Path, digest: str) -> None:
-        """Read a file back, past memory where the system lets one, and refuse it where it is not what was written."""
-        self._disk.forget(descriptor)
-        found = hashlib.sha256()
-        view = memoryview(bytearray(_READ_BYTES))
-        offset = 0
-        while count := self._disk.read_into(descriptor, view, offset):
-            found.update(view[:count])
-            offset += count
-        if found.hexdigest() != digest:
-            raise OperationError(
-                f"{quoted(place)} does not come back from the disk as it was written.",
-                hint="The disk or its memory is faulty: check it, or write to another.",
-            )
+    def _settle(self) -> None:
+        """Wait for the file behind; what went wrong with it is raised as often as it is asked for."""
+        if self._behind is not None:
+            self._behind.result()
+
+    def _arrive(self, read_back: ReadBack, descriptor: int, part: Path, place: Path, whole: Finished) -> None:
+        """Make sure that a file is on the disk, give it its name and note it."""
+        with explained(place):
+            try:
+                read_back.require(place, whole.sha256)
+            finally:
+                self._disk.close(descriptor)
+            self._disk.rename(part, place)
+            self._disk.sync_folder(place.parent)
+            self._note(whole._asdict())
+        self._finished[whole.name] = whole
 
     def _replace(self) -> None:
         if self._disk.exchange(self.folder, self.target):
@@ -266,7 +285,7 @@ class StagedFolder:
                 found = Finished(str(line["name"]), str(line["sha256"]), int(line["size_bytes"]))
                 place = self.folder / found.name
                 if place.is_file() and place.stat().st_size == found.size_bytes and sha256_of(place) == found.sha256:
-                    self.finished[found.name] = found
+                    self._finished[found.name] = found
 
     def _journal_lines(self) -> list[dict[str, Any]]:
         """What was noted; a last line that was torn is not."""
@@ -301,9 +320,9 @@ class StagedFolder:
             self._disk.sync_folder(folder.parent)
 
     def _give_up(self, error: BaseException | None) -> None:
-        if self.finished and not isinstance(error, CancelledError | KeyboardInterrupt):
+        if self._finished and not isinstance(error, CancelledError | KeyboardInterrupt):
             if isinstance(error, OperationError):
-                kept = f"{len(self.finished)} finished files are kept in {quoted(self.folder)}; --resume goes on."
+                kept = f"{len(self._finished)} finished files are kept in {quoted(self.folder)}; --resume goes on."
                 error.hint = f"{error.hint} {kept}".strip()
             return
         with suppress(OSError):

@@ -1,9 +1,13 @@
 """Merging into a base of a billion parameters, beside what anyone pays for a durable, hashed copy of it.
 
-Run: python tests/benchmarks/bench_merge.py [--layers N] [--repeats N] [--folder DIR] [--kernels N]
+Run: python tests/benchmarks/bench_merge.py [--layers N] [--repeats N] [--folder DIR] [--kernels N] [--peft] [--large]
 
 Copy: ``cp -r``, a sync of the copy, ``sha256sum`` of it. Merge: the same files with an adapter added, hashed while
-written, synced, with receipt and fidelity; imports excluded. Pairs are interleaved, so that both meet the same noise.
+written, synced, read back, with receipt and fidelity; imports excluded. A first merge hashes the base's files as well,
+a later one knows their fingerprints. Rounds are interleaved, so that all meet the same noise.
+
+``--peft``: the all-linear merge beside PEFT's load, merge_and_unload, save_pretrained and a sync, each in a process of
+its own, imports included. ``--large``: the peak memory with a base four times the size as well.
 
 The kernel alone: a bf16 weight of 8192×2048 changed in memory by rank 16, rounded once, beside ``copy_`` of it and
 beside W += (B·A)·s in bf16, which rounds the product before it rounds the sum.
@@ -15,7 +19,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -30,7 +33,7 @@ from safetensors.torch import save_file
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-HIDDEN, KEYS, INNER, VOCABULARY = 2048, 512, 8192, 128256
+HIDDEN, KEYS, INNER, VOCABULARY, HEAD = 2048, 512, 8192, 128256, 64
 PROJECTIONS = {
     "self_attn.q_proj": (HIDDEN, HIDDEN),
     "self_attn.k_proj": (KEYS, HIDDEN),
@@ -60,12 +63,28 @@ def write_base(folder: Path, layers: int) -> None:
             for layer in half
             for projection, shape in PROJECTIONS.items()
         }
+        for layer in half:
+            for norm in ("input_layernorm", "post_attention_layernorm"):
+                tensors[f"model.layers.{layer}.{norm}.weight"] = torch.ones(HIDDEN, dtype=torch.bfloat16)
         if number == 1:
+            tensors["model.norm.weight"] = torch.ones(HIDDEN, dtype=torch.bfloat16)
             tensors["model.embed_tokens.weight"] = matrix(VOCABULARY * layers // 16, HIDDEN)
         save_file(tensors, folder / name, metadata={"format": "pt"})
         weight_map.update(dict.fromkeys(tensors, name))
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": HIDDEN,
+        "intermediate_size": INNER,
+        "num_hidden_layers": layers,
+        "num_attention_heads": HIDDEN // HEAD,
+        "num_key_value_heads": KEYS // HEAD,
+        "vocab_size": VOCABULARY * layers // 16,
+        "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def write_adapter(folder: Path, layers: int, targets: list[str]) -> None:
@@ -95,13 +114,90 @@ def copied(base: Path, target: Path) -> float:
     return time.perf_counter() - started
 
 
-def merged(adapter: Path, base: Path, target: Path) -> float:
-    """Seconds of a merge."""
+def merged(adapter: Path, base: Path, target: Path, *, is_first: bool) -> float:
+    """Seconds of a merge; one that is not the first knows the base's fingerprints."""
     from lora_lab import Session
 
     started = time.perf_counter()
-    Session(cache=False).merge([str(adapter)], base=str(base), output=target)
+    Session(cache=not is_first).merge([str(adapter)], base=str(base), output=target)
     return time.perf_counter() - started
+
+
+# The kernel's own count: getrusage's begins with what the parent had.
+PEAK = """
+import os, re, sys
+from pathlib import Path
+
+import torch
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1))
+
+before = peak()
+"""
+
+OURS = """
+from lora_lab import Session
+adapter, base, target = sys.argv[1:]
+Session(cache=False).merge([adapter], base=base, output=target)
+print(peak() - before)
+"""
+
+PEFTS = """
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+adapter, base, target = sys.argv[1:]
+model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(target)
+for path in Path(target).iterdir():
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+print(peak() - before)
+"""
+
+
+def alone(program: str, adapter: Path, base: Path, target: Path) -> tuple[float, float]:
+    """Seconds of a program in a process of its own, and its peak memory above importing torch, in MB."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK + program, adapter, base, target],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    seconds = time.perf_counter() - started
+    shutil.rmtree(target)
+    return seconds, int(done.stdout.split()[-1]) / 1024
+
+
+def beside_copy(folder: Path, name: str, adapter: Path, repeats: int) -> None:
+    """Print what a merge takes beside a copy."""
+    base = folder / "base"
+    merged(adapter, base, folder / "known", is_first=False)
+    shutil.rmtree(folder / "known")
+    seconds: dict[str, list[float]] = {"copy": [], "first": [], "later": []}
+    for _ in range(repeats):
+        seconds["copy"].append(copied(base, folder / "copy"))
+        for kind in ("first", "later"):
+            seconds[kind].append(merged(adapter, base, folder / kind, is_first=kind == "first"))
+        for kind in seconds:
+            shutil.rmtree(folder / kind)
+    copy = statistics.median(seconds["copy"])
+    for kind in ("first", "later"):
+        ratio = statistics.median(own / one for own, one in zip(seconds[kind], seconds["copy"], strict=True))
+        own = statistics.median(seconds[kind])
+        print(f"{name:<12} copy {copy:6.2f} s   {kind} merge {own:6.2f} s   {ratio:5.2f}×   wanted ≤ {WANTED[name]}×")
+
+
+def beside_peft(folder: Path, adapter: Path, repeats: int) -> None:
+    """Print what a merge takes beside PEFT's, imports included."""
+    base, out = folder / "base", folder / "out"
+    pairs = [[alone(program, adapter, base, out) for program in (OURS, PEFTS)] for _ in range(repeats)]
+    ours, pefts = (statistics.median(pair[side][0] for pair in pairs) for side in (0, 1))
+    ratio = statistics.median(one[0] / other[0] for one, other in pairs)
+    print(f"all linear   PEFT {pefts:6.2f} s   first merge {ours:6.2f} s   {ratio:5.2f}×   wanted ≤ 0.7×")
+    print(f"peak memory above importing torch: PEFT {pairs[0][1][1]:.0f} MB, merge {pairs[0][0][1]:.0f} MB")
 
 
 def kernels(repeats: int) -> None:
@@ -144,32 +240,38 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--kernels", type=int, default=0, help="rounds of the kernel alone, and nothing else")
+    parser.add_argument("--peft", action="store_true", help="compare with PEFT as well")
+    parser.add_argument("--large", action="store_true", help="the memory for a base four times the size as well")
     chosen = parser.parse_args()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if chosen.kernels:
         kernels(chosen.kernels)
         return
     with tempfile.TemporaryDirectory(dir=chosen.folder) as place:
         folder = Path(place)
-        writer = multiprocessing.get_context("spawn").Process(target=write_base, args=(folder / "base", chosen.layers))
-        writer.start()  # in a process of its own, whose memory is none of ours
-        writer.join()
-        size = sum(path.stat().st_size for path in (folder / "base").iterdir())
-        print(f"base {size / 1e9:.2f} GB, bf16; rank 16; medians of {chosen.repeats} interleaved pairs")
+        os.environ["LORA_LAB_CACHE_DIR"] = str(folder / "cache")
+        size = made(folder / "base", chosen.layers)
+        print(f"base {size / 1e9:.2f} GB, bf16; rank 16; medians of {chosen.repeats} interleaved rounds")
         for name, targets in (("q,v", ["self_attn.q_proj", "self_attn.v_proj"]), ("all linear", list(PROJECTIONS))):
             adapter = folder / name.replace(",", "").replace(" ", "")
             write_adapter(adapter, chosen.layers, targets)
-            pairs = []
-            for _ in range(chosen.repeats):
-                pair = (copied(folder / "base", folder / "copy"), merged(adapter, folder / "base", folder / "merged"))
-                pairs.append(pair)
-                shutil.rmtree(folder / "copy")
-                shutil.rmtree(folder / "merged")
-            copy, merge = (statistics.median(side) for side in zip(*pairs, strict=True))
-            ratio = statistics.median(merge / copy for copy, merge in pairs)
-            print(f"{name:<12} copy {copy:6.2f} s   merge {merge:6.2f} s   {ratio:5.2f}×   wanted ≤ {WANTED[name]}×")
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        print(f"peak memory above importing torch: {peak / 1024:.0f} MB   wanted ≤ 300 MB")
+            beside_copy(folder, name, adapter, chosen.repeats)
+        if chosen.peft:
+            beside_peft(folder, adapter, chosen.repeats)
+        _, peak = alone(OURS, adapter, folder / "base", folder / "out")
+        print(f"peak memory above importing torch: {peak:.0f} MB   wanted ≤ 300 MB")
+        if chosen.large:
+            size = made(folder / "large", 4 * chosen.layers)
+            write_adapter(folder / "wide", 4 * chosen.layers, list(PROJECTIONS))
+            _, peak = alone(OURS, folder / "wide", folder / "large", folder / "out")
+            print(f"base {size / 1e9:.2f} GB: peak memory above importing torch: {peak:.0f} MB   wanted ≤ 300 MB")
+
+
+def made(base: Path, layers: int) -> int:
+    """Write a base in a process of its own, whose memory is none of ours; its bytes."""
+    writer = multiprocessing.get_context("spawn").Process(target=write_base, args=(base, layers))
+    writer.start()
+    writer.join()
+    return sum(path.stat().st_size for path in base.iterdir())
 
 
 if __name__ == "__main__":

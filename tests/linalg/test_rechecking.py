@@ -8,7 +8,8 @@ import torch
 from lora_lab.errors import OperationError
 from lora_lab.linalg.rechecking import require_right, row_error
 from lora_lab.linalg.rounding import block_generator
-from lora_lab.linalg.updates import Dense, Term, Update, updated_rows
+from lora_lab.linalg.storing import stored_rows
+from lora_lab.linalg.updates import Dense, Term, Update
 
 SHAPE = (24, 40)
 
@@ -20,7 +21,7 @@ def made(dtype: torch.dtype, *, is_dora: bool, is_random: bool) -> tuple[torch.T
     term = Term(torch.randn(4, 40, generator=generator), torch.randn(24, 4, generator=generator), 0.01, 1.0, magnitude)
     update = Update("w", SHAPE, [term], [Dense(torch.randn(SHAPE, generator=generator), 0.1)])
     drawn = block_generator(1, "w", 0) if is_random else None
-    return weight, updated_rows(weight, update.delta(weight, 0), dtype, generator=drawn)[0], update
+    return weight, stored_rows(weight, update.moved(weight, 0), dtype, generator=drawn)[0], update
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])

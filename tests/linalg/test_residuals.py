@@ -160,7 +160,8 @@ def test_whatever_was_done_comes_back(dtype: torch.dtype, kind: str) -> None:
     split = torch.cat([told.predicted(after[row : row + 4], row, gains[row : row + 4]) for row in range(0, 29, 4)])
     assert bits(restore(split, residual)).equal(bits(before))
     if kind == "nothing":
-        assert residual.positions.tolist() == [1]  # −0 + 0 is +0
+        # Where nothing is added −0 stays −0; a product that is added, empty or not, makes it +0.
+        assert residual.positions.tolist() == ([1] if dtype == torch.float64 else [])
     assert len(residual.positions) < before.numel()
 
 
@@ -294,7 +295,7 @@ def test_a_bomb_is_refused() -> None:
 # What subtraction cannot know.
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("ratio", [0.01, 0.1, 1.0])
 def test_the_doubt_is_right(dtype: torch.dtype, ratio: float) -> None:
     """As many elements as expected come back changed, and none is further off than the bound."""

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_lab.linalg.rounding import rounded
+from lora_lab.linalg.storing import Fidelity, stored_rows
 from lora_lab.linalg.suspects import Chance, Suspect
-from lora_lab.linalg.updates import Term, Update, updated_rows
+from lora_lab.linalg.updates import Term, Update
 from lora_lab.linalg.verification import (
     SOME_ROUNDINGS_ULP,
     Comparison,
@@ -25,6 +26,13 @@ from lora_lab.linalg.verification import (
 DTYPES: Final = (torch.float16, torch.bfloat16, torch.float32)
 SHAPE: Final = (96, 128)
 RANK: Final = 6
+
+
+def updated_rows(
+    W: torch.Tensor, delta: torch.Tensor, dtype: torch.dtype, **more: torch.Generator | None
+) -> tuple[torch.Tensor, Fidelity]:
+    """W + Δ, rounded once."""
+    return stored_rows(W, W.double() + delta, dtype, **more)
 
 
 def made(dtype: torch.dtype, ratio: float, seed: int = 0, shape: tuple[int, int] = SHAPE) -> tuple[torch.Tensor, Term]:

@@ -129,8 +129,7 @@ def test_a_merge_of_ours_is_proven(dtype: str, rounding: str, tmp_path: Path, ad
     (out / "lora_lab_receipt.json").unlink()
     blind = verify(out, base, adapter, strengths=[0.7])
     assert (blind.verdict, said(blind)["hashes"]) == (True, None)
-    is_exact = rounding == "nearest" or dtype == "float32"
-    assert set(diagnoses(blind).values()) == {"right" if is_exact else "rounded_elsewhere"}
+    assert set(diagnoses(blind).values()) == {"right" if rounding == "nearest" else "rounded_elsewhere"}
 
 
 @settings(max_examples=15, deadline=None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,24 @@ class Killed(BaseException):
     """The process ended here: nothing after it happens."""
 
 
+def one_at_a_time(kind: type[Any]) -> type[Any]:
+    """Let no two calls of an object overlap: what counts them is told of each as a whole."""
+
+    def guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def alone(self: Any, *values: Any, **named: Any) -> Any:
+            with self.lock:
+                return method(self, *values, **named)
+
+        return alone
+
+    for name, method in list(vars(kind).items()):
+        if callable(method) and not name.startswith("_"):
+            setattr(kind, name, guarded(method))
+    return kind
+
+
+@one_at_a_time
 class FaultyDisk(Disk):
     """Counts its calls; at the one numbered `at`, from 0, it fails with `code`, or ends the process when that is 0.
 
@@ -24,6 +44,7 @@ class FaultyDisk(Disk):
     """
 
     def __init__(self, at: int = -1, code: int = 0, *, is_losing: bool = False) -> None:
+        self.lock = threading.RLock()
         self.calls = 0
         self._at = at
         self._code = code
