@@ -3,7 +3,7 @@
     python tests/pictures.py
 
 Writes ``.github/pictures/*.svg``: the library of sample adapters, one adapter with another laid over it, two compared,
-and what a rank would cost.
+what a rank would cost, and what a merge of two would do.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ async def take() -> dict[str, str]:
         await until(pilot, lambda: isinstance(app.screen, BudgetScreen))
         await pilot.pause(4)
         taken["budget"] = app.picture()
-    return taken | await compared()
+    return taken | await compared() | await planned()
 
 
 async def compared() -> dict[str, str]:
@@ -73,6 +73,33 @@ async def compared() -> dict[str, str]:
         await pilot.press("v")
         await pilot.pause(6)
         return {"compare": app.picture()}
+
+
+async def planned() -> dict[str, str]:
+    """The picture of the form before a merge."""
+    from textual.widgets import Input
+    from tui.fakes import ready, until
+
+    from lora_lab.tui.app import LoraLabApp
+    from lora_lab.tui.changing.screen import ChangeScreen
+
+    app = LoraLabApp({"state": False}, ["sample_adapters"], "sample_adapters/base")
+    async with app.run_test(size=SIZE) as pilot:
+        await ready(pilot)
+        screen = app.library
+        for name in (SHOWN, "snips-r8"):
+            rows = screen.library.rows.items()  # type: ignore[attr-defined]
+            screen.table.move_to(next(key for key, row in rows if row.name == name))  # type: ignore[attr-defined]
+            await pilot.press("space")
+        await pilot.press("m")
+        await until(pilot, lambda: isinstance(app.screen, ChangeScreen))
+        form = app.screen
+        assert isinstance(form, ChangeScreen)
+        for field, typed in {"strengths": "1 0.003", "output": "merged", "undo": "merged.undo"}.items():
+            form.query_one(f"#field-{field}", Input).value = typed
+        await until(pilot, lambda: form.plan is not None, turns=20_000)
+        await pilot.pause()
+        return {"merge": app.picture()}
 
 
 def normalised(svg: str) -> str:
