@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from lora_lab.errors import LoraLabError
+from lora_lab.operations.options import one_for_each
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,21 +73,5 @@ class CombineOptions:
             raise LoraLabError("Of saved modules only one thing can be asked: from one, the average, or none.")
 
     def strengths_for(self, adapters: Sequence[Adapter]) -> tuple[float, ...]:
-        """One strength for each adapter.
-
-        Raises
-        ------
-        LoraLabError
-            there are some, and not as many as adapters, or one is not finite.
-        """
-        if not self.strengths:
-            return (1.0,) * len(adapters)
-        if len(self.strengths) != len(adapters):
-            raise LoraLabError(
-                f"Got {len(self.strengths)} strengths for {len(adapters)} adapters, expected one for each or none.",
-                hint="Repeat --strength in the order of the adapters.",
-            )
-        wrong = next((strength for strength in self.strengths if not math.isfinite(strength)), None)
-        if wrong is not None:
-            raise LoraLabError(f"The strength is {wrong}, expected a finite number.")
-        return self.strengths
+        """One strength for each adapter; raises as :func:`~lora_lab.operations.options.one_for_each`."""
+        return one_for_each(self.strengths, adapters)

@@ -58,28 +58,33 @@ class MergeOptions:
     device: str = "cpu"
 
     def strengths_for(self, adapters: Sequence[Adapter]) -> tuple[float, ...]:
-        """One strength for each adapter.
-
-        Raises
-        ------
-        LoraLabError
-            there are some, and not as many as adapters, or one is not finite.
-        """
-        if not self.strengths:
-            return (1.0,) * len(adapters)
-        if len(self.strengths) != len(adapters):
-            raise LoraLabError(
-                f"Got {len(self.strengths)} strengths for {len(adapters)} adapters, expected one for each or none.",
-                hint="Repeat --strength in the order of the adapters.",
-            )
-        wrong = next((strength for strength in self.strengths if not math.isfinite(strength)), None)
-        if wrong is not None:
-            raise LoraLabError(f"The strength is {wrong}, expected a finite number.")
-        return self.strengths
+        """One strength for each adapter; raises as :func:`one_for_each`."""
+        return one_for_each(self.strengths, adapters)
 
     def to_json(self) -> dict[str, Any]:
         """The recipe, as receipts keep it."""
         return asdict(self)
+
+
+def one_for_each(strengths: tuple[float, ...], adapters: Sequence[Adapter]) -> tuple[float, ...]:
+    """One strength for each adapter; 1 each where there is none.
+
+    Raises
+    ------
+    LoraLabError
+        there are some, and not as many as adapters, or one is not finite.
+    """
+    if not strengths:
+        return (1.0,) * len(adapters)
+    if len(strengths) != len(adapters):
+        raise LoraLabError(
+            f"Got {len(strengths)} strengths for {len(adapters)} adapters, expected one for each or none.",
+            hint="Repeat --strength in the order of the adapters.",
+        )
+    wrong = next((strength for strength in strengths if not math.isfinite(strength)), None)
+    if wrong is not None:
+        raise LoraLabError(f"The strength is {wrong}, expected a finite number.")
+    return strengths
 
 
 def dtype_named(text: str) -> DType:
