@@ -53,7 +53,7 @@ class ChangeScreen(LabScreen, inherit_bindings=False):
     HELP = "What would be done is worked out while you type; nothing is written before ctrl+g."
     BINDINGS: ClassVar[list[BindingType]] = [
         *bindings.FOCUS,
-        *bindings.SCREEN,
+        *(binding for binding in bindings.SCREEN if binding.id != "leave"),
         bindings.key("ctrl+g", "run", "Go", "Do it, as a job", id="change.run", show=True),
         bindings.key("ctrl+y", "copy", "Command", "Copy the command that does the same", id="change.copy", show=True),
         bindings.key("escape", "back", "Back", "Go back without doing anything", id="change.back", show=True),

@@ -22,6 +22,7 @@ from lora_lab.tui.changing.outcome import OutcomeScreen
 from lora_lab.tui.changing.screen import ChangeScreen
 from lora_lab.tui.confirm import Confirm
 from lora_lab.tui.jobs_screen import JobsScreen
+from lora_lab.tui.widgets.footer import KeyBar
 
 TURNS = 3_000
 
@@ -98,6 +99,9 @@ async def test_a_refusal_stands_where_the_plan_would(here: Path) -> None:
         await pilot.press("ctrl+g")
         await pilot.pause()
         assert app.screen is form
+        assert "esc Back" in "".join(form.query_one(KeyBar).render_line(0).text)
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is app.library)
     assert not (here / "out").exists()
 
 
