@@ -18,6 +18,7 @@ from lora_lab.operations.combine_report import report_of, with_receipt
 from lora_lab.operations.combining import Combiner, joints_of, with_biases
 from lora_lab.operations.execution import peak_memory_bytes
 from lora_lab.operations.receipt import RECEIPT, receipt_bytes
+from lora_lab.operations.running import require_apart
 from lora_lab.operations.saved_modules import gather_saved
 from lora_lab.storage.disk import Disk
 from lora_lab.storage.staging import StagedFolder
@@ -92,6 +93,7 @@ def combine(
         raise OperationError(
             f"{quoted(target.output)} exists already.", hint="Choose another name, or pass --overwrite."
         )
+    require_apart(target.output, [stamp for adapter in adapters for stamp in adapter.files])
     started = time.perf_counter()
     joints = joints_of(adapters, options)
     saved = gather_saved(adapters, options, reader)

@@ -20,6 +20,7 @@ from lora_lab.operations.adapter_files import AdapterFiles, rank_patterns
 from lora_lab.operations.execution import peak_memory_bytes
 from lora_lab.operations.extraction import ExtractOptions, extracted
 from lora_lab.operations.receipt import OUTPUTS, RECEIPT, SUMMARY, receipt_bytes, versions
+from lora_lab.operations.running import require_apart
 from lora_lab.storage.disk import Disk
 from lora_lab.storage.staging import StagedFolder
 
@@ -106,6 +107,7 @@ def extract(
     options = options or ExtractOptions()
     if os.path.lexists(output) and not overwrite:
         raise OperationError(f"{quoted(output)} exists already.", hint="Choose another name, or pass --overwrite.")
+    require_apart(output, [*base.shards, *finetuned.shards])
     started = time.perf_counter()
     found = extracted(base, finetuned, reader=reader, options=options, observer=observer)
     report = _report(found, base, finetuned, options)

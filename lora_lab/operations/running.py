@@ -17,10 +17,11 @@ from lora_lab.storage.disk import Disk
 from lora_lab.storage.staging import Finished, StagedFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from lora_lab.domain.plan import Plan
     from lora_lab.domain.report import Finding, InputRecord, Report, Table
+    from lora_lab.domain.tensors import FileStamp
     from lora_lab.operations.execution import Execution
 
 
@@ -73,6 +74,7 @@ def carried_out(plan: Plan, names: Sequence[str], target: Target, work: Callable
     OperationError
         no room, no permission, or the output exists.
     """
+    require_apart(target.output, plan.inputs)
     if target.is_dry:
         return previewed(plan, names, target)
     started = time.perf_counter()
@@ -129,6 +131,23 @@ def previewed(plan: Plan, names: Sequence[str], target: Target) -> Report:
         "tensors_to_change": len(updates),
     }
     return replace(report, scalars=(*report.scalars, Scalars("plan", "Plan", PLANNED, planned)))
+
+
+def require_apart(output: Path, inputs: Iterable[FileStamp]) -> None:
+    """Refuse to write over what is read.
+
+    Raises
+    ------
+    OperationError
+        an input lies within the output.
+    """
+    place = Path(os.path.realpath(output))
+    for stamp in inputs:
+        if Path(os.path.realpath(stamp.path)).is_relative_to(place):
+            raise OperationError(
+                f"{quoted(output)} holds {quoted(Path(stamp.path).name)}, which is read: it would be replaced.",
+                hint="Choose another name for the output.",
+            )
 
 
 def require_room(plan: Plan, target: Path, there_bytes: int, disk: Disk) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from textual import on
@@ -174,7 +175,10 @@ class JobsScreen(LabScreen):
         job = self.job
         if job is not None:
             self.lab.job_list.forget(job)
-            again = self.lab.jobs.submit(job.request, title=job.title, group=job.group, priority=job.priority)
+            # The yes to replacing something was about what was there then.
+            arguments = {name: value for name, value in job.request.arguments.items() if name != "overwrite"}
+            request = replace(job.request, arguments=arguments)
+            again = self.lab.jobs.submit(request, title=job.title, group=job.group, priority=job.priority)
             self.lab.job_list.add(again)
             self._draw()
 

@@ -182,3 +182,20 @@ def test_refusals_are_one_sentence(
     assert run(list(arguments)) == 2
     assert sentence in capsys.readouterr().err.replace('"', "'")
     assert sorted(here.iterdir()) == before
+
+
+@pytest.mark.parametrize("output", ["base", "one", ".", "link"])
+@pytest.mark.parametrize("command", ["merge", "combine"])
+def test_what_is_read_is_never_replaced(
+    here: Path, command: str, output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not with --overwrite, not in a dry run, not through a link, not the folder above."""
+    (here / "link").symlink_to(here / "one")
+    before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
+    words = [command, "one", "-o", output, "--overwrite", *(["--base", "base"] if command == "merge" else [])]
+    is_read = command == "merge" or output != "base"
+    for more in ([], ["--dry-run"]):
+        if is_read:
+            assert run([*words, *more]) == 3
+            assert "which is read" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before

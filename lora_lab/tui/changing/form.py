@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -61,7 +62,8 @@ FIELDS: Final[Mapping[Call, tuple[FormField, ...]]] = {
         _MERGED,
         _ADAPTERS._replace(id="from_adapters", label="From", flag="--from", about="what is merged into the model"),
         _ADAPTERS._replace(id="to_adapters", label="To", flag="--to", about="what shall be instead"),
-        _STRENGTHS._replace(id="strengths_to", label="Strengths", flag="--strength-to", about="of To; 1 each"),
+        _STRENGTHS._replace(id="strengths_from", label="From at", flag="--strength-from", about="strengths; 1 each"),
+        _STRENGTHS._replace(id="strengths_to", label="To at", flag="--strength-to", about="strengths; 1 each"),
         _BASE._replace(about=_EXACT, is_needed=False),
         *(_UNDO, _OUTPUT, _DTYPE, _ROUNDING),
     ),
@@ -115,6 +117,12 @@ class Form:
         """
         return {one.id: value for one in FIELDS[self.call] if (value := self._value(one)) not in (None, [])}
 
+    def replaced(self) -> list[str]:
+        """What is there already and would be written over: the output, and the undo file of a merge."""
+        names = {"verify": (), "merge": ("output", "undo")}.get(self.call, ("output",))
+        values = [self._value(one) for one in FIELDS[self.call] if one.id in names]
+        return [value for value in values if value is not None and os.path.lexists(value)]
+
     def command(self) -> str:
         """The command that does the same, quoted for a shell.
 
@@ -151,7 +159,7 @@ class Form:
         if not typed:
             return None
         if one.kind is Kind.ONE:
-            return typed
+            return os.path.expanduser(typed)  # noqa: PTH111 - a locator is no path yet
         try:
             words = shlex.split(typed)
         except ValueError:

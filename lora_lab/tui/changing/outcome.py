@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from textual import on
@@ -118,12 +119,20 @@ class OutcomeScreen(LabScreen, inherit_bindings=False):
         head = f"{text.bar(share, _BAR_WIDTH):<{_BAR_WIDTH}} {100 * job.done // job.total} %  {'  ·  '.join(figures)}"
         return Content("\n").join([Content(head), Content.styled(safe_text(job.what), "$foreground 65%")])
 
+    def _cancelled(self) -> str:
+        output = self.job.request.arguments.get("output")
+        if isinstance(output, str) and os.path.lexists(output):
+            return (
+                f"Cancelled. What stands under {safe_text(output)} is whole: what was there before, or the new model."
+            )
+        return "Cancelled. Nothing was written under the output's name."
+
     def _draw(self) -> None:
         report = self.report
         if self.job.state == "failed":
             self._say(refusal(self.job.error or "", self.job.hint or ""))
         elif self.job.state == "cancelled":
-            self._say(Content("Cancelled. Nothing was written under the output's name."))
+            self._say(Content(self._cancelled()))
         elif report is None:
             self._say(self._progress())
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from textual import on
@@ -184,13 +183,10 @@ class ChangeScreen(LabScreen, inherit_bindings=False):
         changing = text.plural(planned["tensors_to_change"], "tensor changes", "tensors change")
         writes = f"{text.size(planned['bytes_to_write'])} to write, {text.size(planned['bytes_free'])} free"
         lines = [Content(f"{changing}  ·  {writes}")]
-        if os.path.lexists(self._output()):
-            there = f"{self._output()} is there already; ctrl+g asks before it is replaced."
+        for path in self.form.replaced():
+            there = f"{path} is there already; ctrl+g asks before it is replaced."
             lines.append(Content.assemble(Content.styled("⚠ ", "$text-warning"), safe_text(there)))
         return Content("\n").join([*lines, *finding_lines(report.findings), Content("ctrl+g does it.")])
-
-    def _output(self) -> str:
-        return self.query_one("#field-output", Input).value.strip()
 
     def _say(self, said: Content) -> None:
         self.query_one("#change-said", Static).update(said)
@@ -225,15 +221,16 @@ class ChangeScreen(LabScreen, inherit_bindings=False):
     def action_run(self) -> None:
         """Do it as a job; ask before a folder is replaced."""
         form = self.form
-        output = "" if form.call == "verify" else self._output()
-        if output and os.path.lexists(output):
+        there = form.replaced()
+        if there:
 
             def answer(yes: bool | None) -> None:
                 if yes:
                     self._run(form, overwrite=True)
 
-            question = f"{safe_text(output, limit=200)} is there already. The new one would take its place."
-            self.app.push_screen(Confirm(question, "replace it"), answer)
+            verb = "is" if len(there) == 1 else "are"
+            named = " and ".join(safe_text(path, limit=200) for path in there)
+            self.app.push_screen(Confirm(f"{named} {verb} there already, and would be replaced.", "replace"), answer)
         else:
             self._run(form)
 

@@ -122,6 +122,13 @@ async def test_what_is_there_is_replaced_after_a_yes(here: Path) -> None:
         await until(pilot, lambda: isinstance(app.screen, Confirm))
         await pilot.press("y")
         await until(pilot, lambda: (here / "out" / "model.safetensors").exists(), turns=TURNS)
+        await until(pilot, lambda: not app.job_list.active(), turns=TURNS)
+        (here / "out" / "mine.txt").write_text("mine again")
+        await pilot.press("7")
+        await until(pilot, lambda: isinstance(app.screen, JobsScreen))
+        await pilot.press("R")
+        await until(pilot, lambda: app.job_list.jobs[0].state == "failed", turns=TURNS)
+        assert (here / "out" / "mine.txt").read_text() == "mine again"
 
 
 async def test_a_merged_model_is_verified(here: Path) -> None:

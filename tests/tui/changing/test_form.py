@@ -33,6 +33,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("unmerge", {"merged": "merged", "base": "a base"}),
         ("swap", {"merged": "merged", "from_adapters": "one", "to_adapters": "\"it's two\"", "strengths_to": "2",
                   "base": "a base"}),
+        ("swap", {"merged": "merged", "from_adapters": "one", "to_adapters": "\"it's two\"", "strengths_from": "0.5"}),
     ],
 )  # fmt: skip
 def test_the_command_writes_the_same_bytes(call: str, typed: dict[str, str], here: Path) -> None:
@@ -67,3 +68,12 @@ def test_what_cannot_be_read_is_said(typed: str, sentence: str) -> None:
     """In the words of the form."""
     with pytest.raises(LoraLabError, match=sentence):
         Form("merge", {"strengths": typed}).arguments()
+
+
+def test_what_would_be_replaced_is_named(here: Path) -> None:
+    """The output and the undo file that a merge writes; an undo file that is read is not."""
+    typed = {"adapters": "one", "base": "a base", "output": "merged", "undo": "merged.undo"}
+    assert Form("merge", typed).replaced() == ["merged", "merged.undo"]
+    assert Form("merge", {**typed, "output": "new"}).replaced() == ["merged.undo"]
+    assert Form("unmerge", {"merged": "merged", "undo": "merged.undo", "output": "new"}).replaced() == []
+    assert Form("verify", {"merged": "merged"}).replaced() == []
