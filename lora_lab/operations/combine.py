@@ -93,7 +93,8 @@ def combine(
         raise OperationError(
             f"{quoted(target.output)} exists already.", hint="Choose another name, or pass --overwrite."
         )
-    require_apart(target.output, [stamp for adapter in adapters for stamp in adapter.files])
+    if target.overwrite:
+        require_apart(target.output, [stamp for adapter in adapters for stamp in adapter.files])
     started = time.perf_counter()
     joints = joints_of(adapters, options)
     saved = gather_saved(adapters, options, reader)

@@ -107,7 +107,8 @@ def extract(
     options = options or ExtractOptions()
     if os.path.lexists(output) and not overwrite:
         raise OperationError(f"{quoted(output)} exists already.", hint="Choose another name, or pass --overwrite.")
-    require_apart(output, [*base.shards, *finetuned.shards])
+    if overwrite:
+        require_apart(output, [*base.shards, *finetuned.shards])
     started = time.perf_counter()
     found = extracted(base, finetuned, reader=reader, options=options, observer=observer)
     report = _report(found, base, finetuned, options)

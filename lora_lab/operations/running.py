@@ -42,6 +42,7 @@ class Target:
     resume : go on with what an interrupted run of the same operation has finished
     inputs : gives what was read, for the receipt; asked when everything else is done
     is_dry : say what would be written, and write nothing
+    changed : files of the model that is changed, whose place the output may take
     """
 
     output: Path
@@ -50,6 +51,7 @@ class Target:
     disk: Disk = field(default_factory=Disk)
     inputs: Callable[[], Sequence[InputRecord]] = tuple
     is_dry: bool = False
+    changed: tuple[FileStamp, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def carried_out(plan: Plan, names: Sequence[str], target: Target, work: Callable
     OperationError
         no room, no permission, or the output exists.
     """
-    require_apart(target.output, plan.inputs)
+    if target.overwrite:
+        require_apart(target.output, [stamp for stamp in plan.inputs if stamp not in target.changed])
     if target.is_dry:
         return previewed(plan, names, target)
     started = time.perf_counter()

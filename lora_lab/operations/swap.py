@@ -119,7 +119,7 @@ def swap(
         (undo.options if undo is not None else from_options) or MergeOptions(),
         options or MergeOptions(),
         reader,
-        Target(output, overwrite, resume, disk or Disk(), inputs, is_dry=dry_run),
+        Target(output, overwrite, resume, disk or Disk(), inputs, is_dry=dry_run, changed=merged.shards),
         write_undo,
         observer or Unwatched(),
     )
