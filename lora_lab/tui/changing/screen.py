@@ -125,6 +125,8 @@ class ChangeScreen(LabScreen, inherit_bindings=False):
             row.query_one(Label).update(one.label)
             row.query_one(Input).placeholder = one.about
         box = self.query_one("#change-form VerticalScroll")
+        # The dot of the operation chosen differs in brightness alone, which not every terminal shows.
+        self.query_one("#change-form", Pane).entitle(f"Change a model: {self.call}")
         box.sort_children(key=lambda child: places.get((child.id or "").removeprefix("row-"), -1))
         self._changed()
 

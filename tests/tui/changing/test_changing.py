@@ -23,6 +23,7 @@ from lora_lab.tui.changing.screen import ChangeScreen
 from lora_lab.tui.confirm import Confirm
 from lora_lab.tui.jobs_screen import JobsScreen
 from lora_lab.tui.widgets.footer import KeyBar
+from lora_lab.tui.widgets.pane import Pane
 
 TURNS = 3_000
 
@@ -136,6 +137,7 @@ async def test_a_merged_model_is_verified(here: Path) -> None:
     Session(cache=False).merge(["one"], base="base", output="out")
     async with opened("out", (80, 24)) as (app, pilot, form):
         assert form.call == "verify"
+        assert "verify" in str(form.query_one("#change-form", Pane).border_title)
         fill(form, base="base", adapters="two")
         await pilot.pause(0.5)
         await pilot.press("ctrl+g")
