@@ -22,11 +22,14 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
+Call = Literal["spectrum", "analyze", "inspect", "merge", "unmerge", "swap", "verify", "combine", "resize", "extract"]
+
+
 @dataclass(frozen=True, slots=True)
 class JobRequest:
     """A method of Session that returns a Report, and its keyword arguments, which JSON can hold."""
 
-    call: Literal["spectrum", "analyze", "inspect", "merge", "unmerge", "swap", "verify"]
+    call: Call
     arguments: Mapping[str, Any]
 
 

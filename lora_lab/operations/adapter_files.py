@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.domain.adapter import DeltaKind
 from lora_lab.domain.dtypes import DType
+from lora_lab.domain.progress import stop_if_cancelled
 from lora_lab.operations.execution import raw_bytes
 from lora_lab.operations.saved_modules import PREFIX
 from lora_lab.storage.layout import Entry, header_bytes, in_aligned_order
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from lora_lab.domain.adapter import Adapter
+    from lora_lab.domain.progress import Observer
     from lora_lab.operations.combining import Joined
     from lora_lab.operations.saved_modules import Saved
     from lora_lab.storage.staging import StagedFolder
@@ -112,13 +114,15 @@ class AdapterFiles:
         data = sum(entry.size_bytes for entry in self._entries)
         return {CONFIGURATION: len(self._text), WEIGHTS: len(self._header) + data}
 
-    def write(self, staged: StagedFolder) -> None:
+    def write(self, staged: StagedFolder, observer: Observer) -> None:
         """Write both; the same tensors give the same bytes.
 
         Raises
         ------
         OperationError
             the disk says no.
+        CancelledError
+            the observer no longer wants it.
         """
         sizes = self.sizes
         with staged.file(CONFIGURATION, sizes[CONFIGURATION]) as file:
@@ -126,6 +130,7 @@ class AdapterFiles:
         with staged.file(WEIGHTS, sizes[WEIGHTS]) as file:
             file.write(self._header)
             for entry in self._entries:
+                stop_if_cancelled(observer)
                 if entry.size_bytes:
                     file.write(raw_bytes(self._tensors[entry.name]))
 

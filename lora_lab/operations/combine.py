@@ -98,7 +98,8 @@ def combine(
     started = time.perf_counter()
     joints = joints_of(adapters, options)
     saved = gather_saved(adapters, options, reader)
-    combiner = Combiner(adapters, joints, method, options, values, reader, observer or Unwatched())
+    observer = observer or Unwatched()
+    combiner = Combiner(adapters, joints, method, options, values, reader, observer)
     modules = with_biases(list(combiner.run()))
     is_whole = len(modules) == len({module for adapter in adapters for module in adapter.modules})
     files = AdapterFiles(configuration_of(adapters, modules, saved, is_whole=is_whole), tensors_of(modules, saved))
@@ -107,9 +108,8 @@ def combine(
     if target.is_dry:
         rows = [{"path": name, "size_bytes": size, "sha256": ""} for name, size in files.sizes.items()]
         return with_receipt(report, operation, arguments, rows, {}, ())
-    return _written(
-        files, report, operation, arguments, target, sum(adapter.size_bytes for adapter in adapters), started
-    )
+    read = sum(adapter.size_bytes for adapter in adapters)
+    return _written(files, report, operation, arguments, target, read, started, observer)
 
 
 def _written(
@@ -120,11 +120,12 @@ def _written(
     target: CombineTarget,
     bytes_read: int,
     started: float,
+    observer: Observer,
 ) -> Report:
     """Write everything and give the folder its name; the receipt."""
     identity = hashlib.sha256(json.dumps([operation, arguments, files.sizes], sort_keys=True).encode()).hexdigest()
     with StagedFolder(target.output, identity, disk=target.disk, overwrite=target.overwrite) as staged:
-        files.write(staged)
+        files.write(staged, observer)
         finished = sorted(staged.finished.values())
         numbers = {
             "seconds": time.perf_counter() - started,

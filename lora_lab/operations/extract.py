@@ -14,6 +14,7 @@ from lora_lab.analyses.summaries import counted, summarised
 from lora_lab.domain.adapter import DeltaKind
 from lora_lab.domain.matching import is_tied
 from lora_lab.domain.modules import natural_key
+from lora_lab.domain.progress import Unwatched
 from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
 from lora_lab.errors import OperationError, quoted
 from lora_lab.operations.adapter_files import AdapterFiles, rank_patterns
@@ -22,7 +23,7 @@ from lora_lab.operations.extraction import ExtractOptions, extracted
 from lora_lab.operations.receipt import OUTPUTS, RECEIPT, SUMMARY, receipt_bytes, versions
 from lora_lab.operations.running import require_apart
 from lora_lab.storage.disk import Disk
-from lora_lab.storage.staging import StagedFolder
+from lora_lab.storage.staging import Finished, StagedFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from lora_lab.domain.report import InputRecord
     from lora_lab.extension.contracts import Reader
     from lora_lab.operations.extraction import Extracted, Extraction
-    from lora_lab.storage.staging import Finished
 
 _PREFIX: Final = "base_model.model."
 _CAUSAL: Final = "CausalLM"
@@ -88,7 +88,7 @@ def extract(
     ----------
     output : a folder that is not there, or is replaced with `overwrite`
     inputs : gives what was read, for the receipt; asked when everything else is done
-    dry_run : compute everything, and write nothing
+    dry_run : compute everything, and write nothing; the sizes of the files are told all the same
 
     Returns
     -------
@@ -112,8 +112,10 @@ def extract(
     started = time.perf_counter()
     found = extracted(base, finetuned, reader=reader, options=options, observer=observer)
     report = _report(found, base, finetuned, options)
+    files = AdapterFiles(_configuration(found, base, finetuned), _tensors(found))
     if dry_run:
-        return report
+        expected = [Finished(name, "", size) for name, size in files.sizes.items()]
+        return _with_receipt(report, _arguments(base, finetuned, options), expected, {}, ())
 
     def told(files: Sequence[Finished]) -> Report:
         numbers = {
@@ -124,14 +126,14 @@ def extract(
         }
         return _with_receipt(report, _arguments(base, finetuned, options), files, numbers, inputs())
 
-    files = AdapterFiles(_configuration(found, base, finetuned), _tensors(found))
-    return _write(output, files, told, overwrite=overwrite, disk=disk or Disk())
+    return _write(output, files, told, observer or Unwatched(), overwrite=overwrite, disk=disk or Disk())
 
 
 def _write(
     output: Path,
     files: AdapterFiles,
     told: Callable[[Sequence[Finished]], Report],
+    observer: Observer,
     *,
     overwrite: bool,
     disk: Disk,
@@ -143,7 +145,7 @@ def _write(
             raise OperationError(
                 f"{quoted(output)} was completed by the run that was interrupted.", hint="There is nothing left to do."
             )
-        files.write(staged)
+        files.write(staged, observer)
         report = told(sorted(staged.finished.values()))
         content = receipt_bytes(report)
         with staged.file(RECEIPT, len(content)) as file:
@@ -285,7 +287,9 @@ def _with_receipt(
     inputs: Sequence[InputRecord],
 ) -> Report:
     rows = [{"path": file.name, "size_bytes": file.size_bytes, "sha256": file.sha256} for file in files]
-    values = {"operation": "extract", "arguments": dict(arguments), **numbers, "versions": versions()}
+    keys = ("seconds", "bytes_read", "bytes_written", "peak_memory_bytes")
+    measured = {key: numbers.get(key) for key in keys}
+    values = {"operation": "extract", "arguments": dict(arguments), **measured, "versions": versions()}
     return replace(
         report,
         inputs=tuple(inputs),

@@ -29,6 +29,7 @@ class Cut(TypedDict, total=False):
     error : relative error ‖D − ΔW‖/‖D‖ that every module may have
     parameters : of all modules together, divided so that the least is lost
     dtype : float32, bfloat16, float16 or float64; None is the widest of the inputs
+    seed : of everything that draws; None is the session's
     modules : globs; none means all
     """
 
@@ -37,6 +38,7 @@ class Cut(TypedDict, total=False):
     error: float | None
     parameters: int | None
     dtype: str | None
+    seed: int | None
     modules: Sequence[str]
 
 
@@ -82,7 +84,7 @@ class Arranging(ABC):
         average_saved_modules, skip_saved_modules, saved_modules_from : what becomes of modules that several bring whole
         overwrite : replace `output` when it is there
         dry_run : compute everything, and write nothing
-        cut : rank, energy, error, parameters, dtype, modules, see :class:`Cut`
+        cut : rank, energy, error, parameters, dtype, seed, modules, see :class:`Cut`
 
         Raises
         ------
@@ -125,7 +127,7 @@ class Arranging(ABC):
         output : the folder to appear, as PEFT reads it
         overwrite : replace `output` when it is there
         dry_run : compute everything, and write nothing
-        cut : rank, energy, error, parameters, dtype, modules, see :class:`Cut`
+        cut : rank, energy, error, parameters, dtype, seed, modules, see :class:`Cut`
 
         Raises
         ------
@@ -193,14 +195,14 @@ class Arranging(ABC):
         from lora_lab.operations.combine_options import CombineOptions
         from lora_lab.operations.options import dtype_named
 
-        dtype = cut.get("dtype")
+        dtype, seed = cut.get("dtype"), cut.get("seed")
         return CombineOptions(
             rank=cut.get("rank"),
             energy=cut.get("energy"),
             error=cut.get("error"),
             parameters=cut.get("parameters"),
             dtype=dtype_named(dtype) if dtype else None,
-            seed=self.seed,
+            seed=self.seed if seed is None else seed,
             modules=tuple(cut.get("modules", ())),
             **more,
         )

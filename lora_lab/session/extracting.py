@@ -27,6 +27,7 @@ class Extracting(Proving):
         energy: float | None = None,
         save_others: bool = False,
         dtype: str = "float32",
+        seed: int | None = None,
         modules: Sequence[str] = (),
         overwrite: bool = False,
         dry_run: bool = False,
@@ -42,9 +43,9 @@ class Extracting(Proving):
         energy : share in (0, 1] of ‖W_ft − W₀‖² that every module keeps, by the smallest rank that does
         save_others : take norms, biases and what the base lacks along whole, as modules_to_save
         dtype : float32, bfloat16, float16 or float64 of the factors
+        seed : of what is drawn; None is the session's
         modules : globs of the matrices that are factored; none means all
-        overwrite : replace `output` when it is there
-        dry_run : compute everything, and write nothing
+        overwrite, dry_run : replace `output` when it is there; compute everything, and write nothing
 
         Raises
         ------
@@ -61,7 +62,7 @@ class Extracting(Proving):
             energy=energy,
             saves_others=save_others,
             dtype=dtype_named(dtype),
-            seed=self.seed,
+            seed=self.seed if seed is None else seed,
             modules=tuple(modules),
         )
         before, after = self.base(base), self.base(finetuned)

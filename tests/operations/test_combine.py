@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lora_lab import LoraLabError, Session
+from lora_lab.errors import CancelledError
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -252,3 +253,41 @@ def test_what_makes_no_sense_is_said(tmp_path: Path, settings: dict[str, Any], m
         Session().combine([a], output=tmp_path / "out", **settings)
     with pytest.raises(LoraLabError, match="Nothing says"):
         Session().resize(a, output=tmp_path / "out")
+
+
+def test_a_seed_of_its_own(tmp_path: Path) -> None:
+    """Said with the call it is that of a session which has it, and it stands in the receipt."""
+    first = adapter(tmp_path / "a", 1, target_modules=["q_proj"])
+    how: dict[str, Any] = {"method": "dare_linear", "rank": 3}
+    Session(seed=5, cache=False).combine([first], output=tmp_path / "session", **how)
+    report = Session(cache=False).combine([first], output=tmp_path / "call", seed=5, **how)
+    Session(cache=False).combine([first], output=tmp_path / "other", **how)
+    weights = {
+        name: (tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("session", "call", "other")
+    }
+    assert weights["session"] == weights["call"] != weights["other"]
+    assert report.to_json()["arguments"]["seed"] == 5
+
+
+class Leaving:
+    """Wants it no longer once every module is computed."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+
+    def advance(self, done: int, total: int, what: str = "") -> None:
+        self.is_over = done == total
+
+    def rows(self, table: str, rows: Any) -> None:
+        """None."""
+
+    def is_cancelled(self) -> bool:
+        return self.is_over
+
+
+def test_cancelled_while_it_is_written(tmp_path: Path) -> None:
+    """Nothing is left, neither the folder nor what was to become it."""
+    first = adapter(tmp_path / "a", 1, target_modules=["q_proj"])
+    with pytest.raises(CancelledError):
+        Session(cache=False).combine([first], output=tmp_path / "out", observer=Leaving())
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

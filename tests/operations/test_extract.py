@@ -295,12 +295,16 @@ def test_refusals_leave_nothing(tmp_path: Path, pair: Any) -> None:
     with pytest.raises(LoraLabError, match=r"energy is 1\.5"):
         session.extract(base, finetuned, output=out, energy=1.5)
     assert not out.exists()
-    assert session.extract(base, finetuned, output=out, dry_run=True).table("modules").rows
+    foretold = session.extract(base, finetuned, output=out, dry_run=True)
+    assert foretold.table("modules").rows
     assert not out.exists()
     out.mkdir()
     with pytest.raises(OperationError, match="exists already"):
         session.extract(base, finetuned, output=out)
-    assert session.extract(base, finetuned, output=out, overwrite=True).table("outputs").rows
+    session.extract(base, finetuned, output=out, overwrite=True)
+    sizes = {row["path"]: row["size_bytes"] for row in foretold.table("outputs").rows}
+    assert sizes == {name: (out / name).stat().st_size for name in sizes}
+    assert {"adapter_config.json", "adapter_model.safetensors"} == set(sizes)
 
 
 class Impatient:
