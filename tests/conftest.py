@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from hubserver import HubServer
 
 # A property is about values; how long one takes depends on what else the machine does.
 settings.register_profile("untimed", deadline=None)
@@ -31,3 +36,16 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
 def samples() -> Path:
     """The folder of sample adapters."""
     return ROOT / "sample_adapters"
+
+
+@pytest.fixture
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    """A hub on loopback, with ``hf_anna`` who may write, ``hf_reads`` of the same person, and ``hf_other``."""
+    from hubserver import HubServer
+
+    with HubServer(tmp_path_factory.mktemp("hub")) as server:
+        server.add_account("hf_anna", "anna", organizations=("lab",))
+        server.add_account("hf_reads", "anna", role="read")
+        server.add_account("hf_other", "bert")
+        yield server
+        assert server.errors == []
