@@ -104,9 +104,7 @@ def is_turned(factors: Factors, stored: Sequence[int]) -> bool:
 
 def store_key(part: TensorRef, *more: Any) -> str:
     """What decides something computed from a weight alone: the file as it is, the bytes in it, and `more`."""
-    stamp = part.file
-    file = [stamp.path, stamp.size_bytes, stamp.mtime_ns, stamp.inode, stamp.device]
-    return json.dumps([*more, file, part.name, part.dtype.value, part.begin_bytes, part.end_bytes])
+    return json.dumps([*more, part.file.identity, part.name, part.dtype.value, part.begin_bytes, part.end_bytes])
 
 
 def _shown(shape: Sequence[int]) -> str:

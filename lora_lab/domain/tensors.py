@@ -12,13 +12,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FileStamp:
-    """A file as it was when its header was read; a later difference means that it changed underneath."""
+    """A file as it was when its header was read; a later difference means that it changed underneath.
+
+    A file of which only parts are on this machine has an ``etag``, which names its content, and no times; its path is
+    then ``hf://org/name@commit/file``.
+    """
 
     path: str
     size_bytes: int
-    mtime_ns: int
-    inode: int
-    device: int
+    mtime_ns: int = 0
+    inode: int = 0
+    device: int = 0
+    etag: str = ""  # what its store calls the content of a remote file; empty for a local one
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether its bytes have to be fetched before they are read."""
+        return bool(self.etag)
+
+    @property
+    def identity(self) -> list[str | int]:
+        """Everything that tells this content from another, as JSON can hold it."""
+        known: list[str | int] = [self.path, self.size_bytes, self.mtime_ns, self.inode, self.device]
+        return [*known, self.etag] if self.etag else known
 
 
 @dataclass(frozen=True, slots=True)

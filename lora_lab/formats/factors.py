@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from lora_lab.domain.adapter import DeltaKind
 from lora_lab.errors import NumericalError, quoted
 from lora_lab.extension.contracts import Factors
-from lora_lab.storage.files import opened, require_unchanged, stamp_of
-from lora_lab.storage.reading import read_tensor, read_tensors
+from lora_lab.storage.holding import LocalFiles
+from lora_lab.storage.reading import read_held, read_tensors
 from lora_lab.storage.rows import read_rows
 
 if TYPE_CHECKING:
@@ -20,14 +20,24 @@ if TYPE_CHECKING:
 
     from lora_lab.domain.adapter import Delta
     from lora_lab.domain.tensors import TensorRef
+    from lora_lab.storage.holding import Files
 
 
 class FactorReader:
-    """Reads factors from files; nothing is kept."""
+    """Reads factors, which are in local files, and tensors of models, wherever those are; nothing is kept.
+
+    Parameters
+    ----------
+    files : gives the tensors of models; None reads local files alone
+    """
+
+    def __init__(self, files: Files | None = None) -> None:
+        self._files: Files = files or LocalFiles()
 
     def tensor(self, ref: TensorRef) -> torch.Tensor:
         """Read one tensor as stored."""
-        return read_tensor(ref)
+        with self._files.hold(ref) as held:
+            return read_held(held)
 
     @contextmanager
     def rows_of(self, ref: TensorRef) -> Iterator[Callable[[int, int], torch.Tensor]]:
@@ -38,14 +48,12 @@ class FactorReader:
         FileFormatError
             the file changed since its header was read.
         """
-        with opened(ref.file.path) as descriptor:
-            require_unchanged(ref.file, stamp_of(descriptor, ref.file.path))
+        with self._files.hold(ref) as held:
 
             def rows(first: int, end: int) -> torch.Tensor:
-                return read_rows(descriptor, ref, first, end, prod(ref.shape[1:]))
+                return read_rows(held.descriptor, held.ref, first, end, prod(ref.shape[1:]))
 
             yield rows
-            require_unchanged(ref.file, stamp_of(descriptor, ref.file.path))
 
     def factors(self, delta: Delta) -> Factors:
         """Read the two matrices of `delta`.

@@ -51,7 +51,7 @@ class Results:
     ) -> str:
         """Everything that decides the result: files as they are now, settings, version."""
         stamps = [
-            [stamp.path, stamp.size_bytes, stamp.mtime_ns, stamp.inode]
+            stamp.identity
             for subject in subjects
             for stamp in (subject.files if isinstance(subject, Adapter) else subject.shards)
         ]

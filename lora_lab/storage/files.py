@@ -259,6 +259,8 @@ def _explained(path: str | Path, error: OSError) -> LoraLabError:
 
 
 def _missing(path: str | Path) -> MissingFileError:
+    if str(path).startswith("hf:/"):
+        return MissingFileError(f"{quoted(path)} is on the Hub, and this reads files of this machine alone.")
     try:
         target = Path(path).readlink()
     except OSError:

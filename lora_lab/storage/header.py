@@ -106,6 +106,25 @@ def read_header(path: str | Path, *, limits: HeaderLimits = _DEFAULT_LIMITS) -> 
     return parsed_header(raw, stamp, limits=limits)
 
 
+def header_length(first: bytes, path: str | Path, size: int, *, limits: HeaderLimits = _DEFAULT_LIMITS) -> int:
+    """Bytes of the header's JSON, as the first bytes of a file announce them.
+
+    Parameters
+    ----------
+    first : at least ten bytes from its beginning, if it has so many
+    size : bytes of the whole file
+
+    Raises
+    ------
+    FileFormatError
+        the file begins like none, or its header would not be within the file and the limits.
+    """
+    length = int.from_bytes(first[:8], "little")
+    if len(first) < 10 or first[8] != 0x7B or length < 2 or length > min(size - 8, limits.header_bytes):
+        raise refused_start(path, first, size, limits.header_bytes)
+    return length
+
+
 def parsed_header(raw: bytes, stamp: FileStamp, *, limits: HeaderLimits = _DEFAULT_LIMITS) -> Header:
     """Check a header that is in memory.
 
@@ -132,9 +151,7 @@ def parsed_header(raw: bytes, stamp: FileStamp, *, limits: HeaderLimits = _DEFAU
 def _header_bytes(descriptor: int, path: str | Path, size: int, limits: HeaderLimits) -> bytes:
     """The JSON of the header, once its length is known to be within the file and the limits."""
     first = read_at(descriptor, path, 0, _FIRST_READ_BYTES)
-    length = int.from_bytes(first[:8], "little")
-    if len(first) < 10 or first[8] != 0x7B or length < 2 or length > min(size - 8, limits.header_bytes):
-        raise refused_start(path, first, size, limits.header_bytes)
+    length = header_length(first, path, size, limits=limits)
     raw = first[8 : 8 + length]
     while len(raw) < length:
         more = os.pread(descriptor, length - len(raw), 8 + len(raw))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from lora_lab.domain.tensors import FileStamp, TensorRef
+    from lora_lab.storage.holding import Held
 
 _BATCH_BYTES: Final = 64 << 20
 _MOST_BUFFERS: Final = 512  # half of what systems allow in one vectored read
@@ -87,15 +88,33 @@ def read_tensors(refs: Iterable[TensorRef]) -> Generator[tuple[TensorRef, torch.
     """
     wanted = list(refs)
     for ref in wanted:
-        if ref.dtype not in _TORCH_NAMES:
-            raise FileFormatError(
-                f"The tensor {quoted(ref.name)} in {quoted(ref.file.path)} has dtype {ref.dtype}, whose elements share "
-                "bytes, expected a type with whole bytes.",
-                hint="Such a tensor can be copied, not computed with.",
-            )
+        _require_whole_bytes(ref)
     with closing(_buffers(wanted)) as found:
         for ref in wanted:
             yield ref, _as_tensor(ref, next(found))
+
+
+def read_held(held: Held) -> torch.Tensor:
+    """Read one tensor of a file that is open; whoever opened it compares its stamp before and after.
+
+    Raises
+    ------
+    FileFormatError
+        the file is shorter than it was, or several elements share a byte.
+    """
+    _require_whole_bytes(held.ref)
+    buffer = bytearray(held.ref.size_bytes)
+    _read_run([held.ref], [buffer], {held.ref.file: held.descriptor})
+    return _as_tensor(held.ref, buffer)
+
+
+def _require_whole_bytes(ref: TensorRef) -> None:
+    if ref.dtype not in _TORCH_NAMES:
+        raise FileFormatError(
+            f"The tensor {quoted(ref.name)} in {quoted(ref.file.path)} has dtype {ref.dtype}, whose elements share "
+            "bytes, expected a type with whole bytes.",
+            hint="Such a tensor can be copied, not computed with.",
+        )
 
 
 def torch_dtype(dtype: DType) -> torch.dtype | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from lora_lab.domain.modules import natural_key
 from lora_lab.domain.report import Finding
@@ -13,7 +13,7 @@ from lora_lab.storage.files import inside, read_json
 from lora_lab.storage.header import read_header
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lora_lab.domain.tensors import FileStamp, TensorRef
     from lora_lab.storage.header import Header
@@ -38,6 +38,78 @@ class Checkpoint:
     findings: tuple[Finding, ...] = ()
 
 
+class Shelf(Protocol):
+    """Where the files of a checkpoint lie side by side: a folder, or a part of a repository."""
+
+    @property
+    def place(self) -> str:
+        """What sentences call it."""
+
+    def names(self) -> Sequence[str]:
+        """Names of the files, in natural order."""
+
+    def index(self, name: str) -> Path:
+        """A file of this machine with what the index called `name` holds."""
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Those of `names` that are not there; one that leads elsewhere is refused."""
+
+    def headers(self, shards: Mapping[str, Sequence[str]]) -> Mapping[str, Header]:
+        """Read and check the headers of these files.
+
+        Parameters
+        ----------
+        shards : name of each file to the tensors that an index puts there; none where nothing is known
+        """
+
+
+class Folder:
+    """The shelf that a local folder is.
+
+    Parameters
+    ----------
+    follow_symlinks : allow links out of the folder
+    """
+
+    def __init__(self, path: Path, *, follow_symlinks: bool = False) -> None:
+        self._path = path
+        self._follow_symlinks = follow_symlinks
+
+    @property
+    def place(self) -> str:
+        """Its path."""
+        return str(self._path)
+
+    def names(self) -> Sequence[str]:
+        """Everything in it; FileFormatError when it cannot be listed."""
+        try:
+            return sorted((entry.name for entry in self._path.iterdir()), key=natural_key)
+        except OSError as error:
+            reason = (error.strerror or type(error).__name__).lower()
+            raise FileFormatError(f"The folder {quoted(self._path)} cannot be listed: {reason}.") from None
+
+    def index(self, name: str) -> Path:
+        """The file itself."""
+        return self._inside(name)
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Those that are not there, dangling links among them."""
+        return [name for name in names if not self._is_there(name)]
+
+    def headers(self, shards: Mapping[str, Sequence[str]]) -> Mapping[str, Header]:
+        """Read them one after another."""
+        return {shard: read_header(self._inside(shard)) for shard in shards}
+
+    def _inside(self, name: str) -> Path:
+        return inside(self._path, name, follow_symlinks=self._follow_symlinks)
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            return self._inside(name).exists()
+        except MissingFileError:
+            return False
+
+
 def read_checkpoint(path: str | Path, *, follow_symlinks: bool = False) -> Checkpoint:
     """Read the headers of a checkpoint.
 
@@ -57,28 +129,24 @@ def read_checkpoint(path: str | Path, *, follow_symlinks: bool = False) -> Check
     there and not used is told as a finding.
     """
     path = Path(path)
-    if not path.is_dir():
-        if path.name.endswith(_INDEX_SUFFIX):
-            return _sharded(path, path, (), follow_symlinks=follow_symlinks)
-        return _checkpoint(path, [read_header(path)], ())
-    names = _listing(path)
-    chosen = _choose(path, names)
+    if path.is_dir():
+        return checkpoint_on(Folder(path, follow_symlinks=follow_symlinks))
+    if path.name.endswith(_INDEX_SUFFIX):
+        return _sharded(Folder(path.parent, follow_symlinks=follow_symlinks), path.name, (), path=str(path))
+    return _checkpoint(str(path), [read_header(path)], ())
+
+
+def checkpoint_on(shelf: Shelf) -> Checkpoint:
+    """Read the headers of the one checkpoint on a shelf, as :func:`read_checkpoint` does of a folder."""
+    names = shelf.names()
+    chosen = _choose(shelf.place, names)
     findings = _unused(chosen, names)
-    file = inside(path, chosen, follow_symlinks=follow_symlinks)
     if chosen.endswith(_INDEX_SUFFIX):
-        return _sharded(path, file, findings, follow_symlinks=follow_symlinks)
-    return _checkpoint(path, [read_header(file)], findings)
+        return _sharded(shelf, chosen, findings)
+    return _checkpoint(shelf.place, list(shelf.headers({chosen: ()}).values()), findings)
 
 
-def _listing(folder: Path) -> list[str]:
-    try:
-        return sorted((entry.name for entry in folder.iterdir()), key=natural_key)
-    except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        raise FileFormatError(f"The folder {quoted(folder)} cannot be listed: {reason}.") from None
-
-
-def _choose(folder: Path, names: Sequence[str]) -> str:
+def _choose(folder: str, names: Sequence[str]) -> str:
     """Name of the file that stands for the folder's weights."""
     if _SINGLE in names:
         return _SINGLE
@@ -123,13 +191,13 @@ def _pickles(names: Sequence[str]) -> list[str]:
     return [name for name in names if name.endswith(_PICKLE_SUFFIXES) and name.startswith(_PICKLE_STEMS)]
 
 
-def _checkpoint(path: Path, headers: Sequence[Header], findings: Sequence[Finding]) -> Checkpoint:
+def _checkpoint(path: str, headers: Sequence[Header], findings: Sequence[Finding]) -> Checkpoint:
     tensors = {name: ref for header in headers for name, ref in header.tensors.items()}
     metadata: dict[str, str] = {}
     for header in reversed(headers):  # of two values of a key the first shard's stays
         metadata.update(header.metadata)
     return Checkpoint(
-        path=str(path),
+        path=path,
         tensors={name: tensors[name] for name in sorted(tensors, key=natural_key)},
         shards=tuple(header.stamp for header in headers),
         metadata=metadata,
@@ -137,14 +205,22 @@ def _checkpoint(path: Path, headers: Sequence[Header], findings: Sequence[Findin
     )
 
 
-def _sharded(path: Path, index: Path, findings: Sequence[Finding], *, follow_symlinks: bool) -> Checkpoint:
-    weight_map = _weight_map(index)
-    shards = sorted(set(weight_map.values()), key=natural_key)
-    headers = {
-        shard: read_header(file) for shard, file in _present(index, shards, follow_symlinks=follow_symlinks).items()
-    }
+def _sharded(shelf: Shelf, name: str, findings: Sequence[Finding], *, path: str = "") -> Checkpoint:
+    """The checkpoint of an index; the shards that are missing are named together, before any of them is read."""
+    index = f"{shelf.place}/{name}"
+    weight_map = _weight_map(shelf.index(name))
+    shards: dict[str, list[str]] = {shard: [] for shard in sorted(set(weight_map.values()), key=natural_key)}
+    for tensor, shard in weight_map.items():
+        shards[shard].append(tensor)
+    missing = shelf.missing(list(shards))
+    if missing:
+        raise MissingFileError(
+            f"{len(missing)} of {len(shards)} shards of {quoted(index)} are missing: {_some(missing)}.",
+            hint="Fetch the missing files.",
+        )
+    headers = shelf.headers(shards)
     _require_bijection(index, weight_map, headers)
-    return _checkpoint(path, list(headers.values()), findings)
+    return _checkpoint(path or shelf.place, [headers[shard] for shard in shards], findings)
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -170,26 +246,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
-def _present(index: Path, shards: Sequence[str], *, follow_symlinks: bool) -> dict[str, Path]:
-    """Paths of all shards; the missing ones are named together, before any of them is read."""
-    paths, missing = {}, []
-    for shard in shards:
-        try:
-            paths[shard] = inside(index.parent, shard, follow_symlinks=follow_symlinks)
-        except MissingFileError:
-            missing.append(shard)
-            continue
-        if not paths[shard].exists():
-            missing.append(shard)
-    if missing:
-        raise MissingFileError(
-            f"{len(missing)} of {len(shards)} shards of {quoted(index)} are missing: {_some(missing)}.",
-            hint="Fetch the missing files.",
-        )
-    return paths
-
-
-def _require_bijection(index: Path, weight_map: dict[str, str], headers: dict[str, Header]) -> None:
+def _require_bijection(index: str, weight_map: Mapping[str, str], headers: Mapping[str, Header]) -> None:
     """Every tensor of the index is in the shard it names, and every tensor of a shard is in the index, once."""
     absent = [name for name, shard in weight_map.items() if name not in headers[shard].tensors]
     holders: dict[str, str] = {}
