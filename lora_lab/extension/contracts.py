@@ -40,7 +40,8 @@ class Factors:
 
     Convolutions are flattened and grouped ones made block diagonal, an expert is cut out, KaSA's diagonal is
     multiplied into lora_A, an embedding's and a fan_in_fan_out module's transposition is left to ``is_transposed``:
-    ΔW as the base stores it is then (lora_B @ lora_A)ᵀ, which has the same singular values.
+    ΔW as the base stores it is then (lora_B @ lora_A)ᵀ, which has the same singular values. Rows of lora_B are outputs
+    of the layer and columns of lora_A its inputs either way.
 
     lora_A : (rank, in), float, as stored or converted from fp8
     lora_B : (out, rank), float
@@ -215,6 +216,9 @@ class MergeContext:
 class Combination:
     """What a method makes of one module: factors of D, or of its best approximation.
 
+    The factors have the shape and orientation of the inputs', whatever their rank: 0 where nothing is left. What is not
+    so, or a norm or error that is no finite number, ends the combination with the name of the plugin.
+
     norm : ‖D‖_F
     error : ‖D − ΔW‖_F of these factors, before they are rounded to the type that they are stored in
     """
@@ -228,8 +232,10 @@ class Combination:
 class MergeMethod(Protocol):
     """One update out of several, module by module.
 
-    A method sees only the adapters that have the module, at least one, and all of one shape and orientation. The result
-    depends on nothing but its arguments: not on threads, nor on the order of modules.
+    A method sees only the adapters that have the module, at least one, and all of one shape and orientation, whatever
+    their ranks; strengths are finite, of any sign, and may be zero. The result depends on nothing but its arguments:
+    not on threads, nor on the order of modules. :mod:`lora_lab.linalg.combining` puts factors side by side, and cuts a
+    product to the rank and the energy of the context, with the norm and the error to report.
     """
 
     @property

@@ -53,6 +53,7 @@ class PluginRecord:
 
     name: str
     origin: str  # built-in, or distribution and version
+    distribution: str = ""  # what pip calls it; empty of a built-in
     version: str = ""
     state: PluginState = PluginState.LOADED
     errors: list[str] = field(default_factory=list)
@@ -155,7 +156,7 @@ def _record(point: EntryPoint) -> PluginRecord:
     dist = point.dist
     if dist is None or not dist.metadata:  # its METADATA is gone
         return PluginRecord(point.name, point.value)
-    return PluginRecord(point.name, f"{dist.name} {dist.version}", version=dist.version)
+    return PluginRecord(point.name, f"{dist.name} {dist.version}", dist.name, dist.version)
 
 
 def _imported(point: EntryPoint, record: PluginRecord) -> object | None:

@@ -39,6 +39,7 @@ class CombineTarget:
 
     output : a folder that is not there, or is replaced with `overwrite`
     inputs : gives what was read, for the receipt; asked when everything else is done
+    plugins : version of the distribution that brings the method, where it is none of the built-in ones
     is_dry : compute everything, and write nothing
     """
 
@@ -47,6 +48,7 @@ class CombineTarget:
     is_dry: bool = False
     disk: Disk = field(default_factory=Disk)
     inputs: Callable[[], Sequence[InputRecord]] = tuple
+    plugins: Mapping[str, str] = field(default_factory=dict)
 
 
 def combine(
@@ -107,7 +109,7 @@ def combine(
     arguments = _arguments(operation, adapters, method, options, values)
     if target.is_dry:
         rows = [{"path": name, "size_bytes": size, "sha256": ""} for name, size in files.sizes.items()]
-        return with_receipt(report, operation, arguments, rows, {}, ())
+        return with_receipt(report, operation, arguments, rows, {}, (), target.plugins)
     read = sum(adapter.size_bytes for adapter in adapters)
     return _written(files, report, operation, arguments, target, read, started, observer)
 
@@ -134,7 +136,7 @@ def _written(
             "peak_memory_bytes": peak_memory_bytes(),
         }
         rows = [{"path": file.name, "size_bytes": file.size_bytes, "sha256": file.sha256} for file in finished]
-        report = with_receipt(report, operation, arguments, rows, numbers, target.inputs())
+        report = with_receipt(report, operation, arguments, rows, numbers, target.inputs(), target.plugins)
         content = receipt_bytes(report)
         with staged.file(RECEIPT, len(content)) as file:
             file.write(content)

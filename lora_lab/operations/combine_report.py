@@ -33,6 +33,7 @@ MODULES: Final = (
     Column("relative_error", "Relative error", formula="‖D − ΔW‖_F/‖D‖_F, ΔW as it is written"),
     Column("parameters", "Parameters", ColumnKind.INTEGER),
 )
+DONE: Final = (*SUMMARY, Column("plugins", "Plugins", ColumnKind.VALUE, is_wide=True))
 TOTALS: Final = (
     Column("modules", "Modules", ColumnKind.INTEGER),
     Column("rank_min", "Smallest r", ColumnKind.INTEGER),
@@ -122,6 +123,7 @@ def with_receipt(
     rows: Sequence[Mapping[str, Any]],
     numbers: Mapping[str, Any],
     inputs: Sequence[InputRecord],
+    plugins: Mapping[str, str],
 ) -> Report:
     """`report` with what was read and written.
 
@@ -129,6 +131,7 @@ def with_receipt(
     ----------
     rows : of the files
     numbers : seconds, bytes_read, bytes_written, peak_memory_bytes; absent where nothing was written
+    plugins : version of each distribution whose code took part
     """
     keys = ("seconds", "bytes_read", "bytes_written", "peak_memory_bytes")
     values = {
@@ -136,10 +139,11 @@ def with_receipt(
         "arguments": dict(arguments),
         **{key: numbers.get(key) for key in keys},
         "versions": versions(),
+        "plugins": dict(plugins),
     }
     return replace(
         report,
         inputs=tuple(inputs),
         tables=(Table("outputs", "Files", OUTPUTS, tuple(rows), key="path"), *report.tables),
-        scalars=(Scalars("", "Receipt", SUMMARY, values), *report.scalars),
+        scalars=(Scalars("", "Receipt", DONE, values), *report.scalars),
     )

@@ -52,6 +52,7 @@ class ReceiptFile:
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
     versions: Mapping[str, str] = field(default_factory=dict)
+    plugins: Mapping[str, str] = field(default_factory=dict)  # distribution to version
 
 
 def find_receipt(place: str | Path) -> Path | None:
@@ -93,6 +94,7 @@ def read_receipt(path: str | Path) -> ReceiptFile:
         tuple(parts.input(entry) for entry in parts.many(document.get("inputs", []), "inputs")),
         outputs,
         parts.texts(document.get("versions", {}), "versions"),
+        parts.texts(document.get("plugins", {}), "plugins"),
     )
 
 

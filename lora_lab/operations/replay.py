@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
-from lora_lab.errors import CompatibilityError, FileFormatError, MissingFileError, OperationError, quoted
+from lora_lab.errors import (
+    CompatibilityError,
+    FileFormatError,
+    MissingFileError,
+    OperationError,
+    PluginError,
+    quoted,
+)
+from lora_lab.extension.registry import PluginState
 from lora_lab.operations.receipt import versions
 from lora_lab.operations.receipt_file import checked_arguments, read_receipt
 from lora_lab.operations.verdict import listed
+from lora_lab.safetext import safe_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from lora_lab.domain.report import InputRecord
+    from lora_lab.extension.registry import PluginRecord
     from lora_lab.operations.receipt_file import Input, ReceiptFile
 
 # What a receipt may ask for; nothing else that a session can do is reached by a name from a file.
@@ -23,6 +34,8 @@ REPLAYED: Final = ("merge", "unmerge", "swap", "extract", "combine", "resize")
 _LOCATORS: Final = ("merged", "base", "finetuned", "adapter", "adapters", "from", "to")
 _DTYPES: Final = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _SHOWN: Final = 3
+# What pip takes for a name; anything else from a receipt is not put into a command.
+_DISTRIBUTION: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 
 SUMMARY: Final = (
     Column("ok", "The same bytes", ColumnKind.VALUE),
@@ -71,6 +84,7 @@ def replay(
     *,
     record: Callable[[str], InputRecord],
     run: Callable[[Recipe, Path], Report],
+    plugins: Sequence[PluginRecord] = (),
 ) -> Report:
     """Do what a receipt says, and compare the hash of every file with the receipt's.
 
@@ -80,6 +94,7 @@ def replay(
     output : the folder to appear
     record : opens what a locator stands for and hashes it
     run : carries the recipe out into a folder, and returns its receipt
+    plugins : what is installed
 
     Returns
     -------
@@ -93,6 +108,8 @@ def replay(
         an input is no longer what it was; nothing has been written.
     OperationError
         the operation is none that is replayed, or it failed.
+    PluginError
+        a plugin that took part is not there; nothing has been written.
     """
     said = read_receipt(receipt)
     if said.operation not in REPLAYED:
@@ -107,6 +124,7 @@ def replay(
             hint="Run the command itself, with its arguments.",
         )
     _require_listed(arguments, said)
+    _require_plugins(said, plugins)
     found = {entry.locator: _found(entry, record, receipt) for entry in said.inputs}
     again = run(Recipe(said.operation, _placed(arguments, found)), output)
     return _compared(said, again)
@@ -159,6 +177,26 @@ def _require_listed(arguments: Mapping[str, Any], said: ReceiptFile) -> None:
                 )
 
 
+def _require_plugins(said: ReceiptFile, plugins: Sequence[PluginRecord]) -> None:
+    """Refuse what was made with a plugin that is not there, before anything is read."""
+    for name, version in sorted(said.plugins.items()):
+        # As the index of packages compares names: PEP 503.
+        there = [plugin for plugin in plugins if _normal(plugin.distribution) == _normal(name)]
+        if any(plugin.state is PluginState.LOADED for plugin in there):
+            continue
+        told = f"{quoted(said.path)} was made with the plugin {quoted(name)} {safe_text(version, limit=40)}"
+        if there:
+            raise PluginError(
+                f"{told}, which is installed but {there[0].state.value}.", hint="lora-lab plugins says more about it."
+            )
+        hint = f"If you trust it: pip install {name}" if _DISTRIBUTION.fullmatch(name) else ""
+        raise PluginError(f"{told}, which is not installed.", hint=hint)
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def _many(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
 
@@ -188,20 +226,22 @@ def _compared(said: ReceiptFile, again: Report) -> Report:
     ]
     bad = [row for row in rows if not row["ok"]]
     findings = list(again.findings)
-    other = {name: text for name, text in versions().items() if said.versions.get(name, text) != text}
+    plugins: Mapping[str, str] = next((group.values.get("plugins", {}) for group in again.scalars if not group.id), {})
+    then, here = {**said.versions, **said.plugins}, {**versions(), **plugins}
+    other = {name: text for name, text in here.items() if then.get(name, text) != text}
     if bad:
         who = "A file" if len(bad) == 1 else f"{len(bad)} files"
         told = listed([_named(row) for row in bad])
         findings.append(Finding("other_bytes", f"{who} came out differently, of {len(rows)}: {told}."))
     if other:
-        shown = ", ".join(f"{name} {quoted(said.versions[name])} then, {text} now" for name, text in other.items())
+        shown = ", ".join(f"{name} {quoted(then[name])} then, {text} now" for name, text in other.items())
         findings.append(Finding("other_versions", f"The operation was run with other versions: {shown}."))
     values = {
         "ok": not bad,
         "operation": said.operation,
         "arguments": dict(said.arguments),
-        "versions": dict(said.versions),
-        "versions_now": versions(),
+        "versions": then,
+        "versions_now": here,
     }
     return replace(
         again,

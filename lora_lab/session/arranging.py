@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from lora_lab.errors import LoraLabError, quoted
+from lora_lab.extension.registry import BUILT_IN
 from lora_lab.session.records import Hashing
 
 if TYPE_CHECKING:
@@ -165,15 +166,16 @@ class Arranging(ABC):
     ) -> Report:
         from lora_lab.formats.factors import FactorReader
         from lora_lab.operations.combine import CombineTarget, combine
-        from lora_lab.session.guarded import attributed
+        from lora_lab.session.guarded import GuardedMethod
 
         opened = [self.adapter(locator) for locator in adapters]
         owner = self.registry.plugin_of("methods", method.id)
-        with Hashing([] if dry_run else opened) as hashing, attributed("method", method.id, owner):
+        plugins = {owner.distribution: owner.version} if owner.distribution else {}
+        with Hashing([] if dry_run else opened) as hashing:
             return combine(
                 opened,
-                method,
-                CombineTarget(output, overwrite, dry_run, inputs=hashing.records),
+                method if owner.origin == BUILT_IN else GuardedMethod(method, owner),
+                CombineTarget(output, overwrite, dry_run, inputs=hashing.records, plugins=plugins),
                 reader=FactorReader(),
                 options=options,
                 parameters=settings,

@@ -18,10 +18,11 @@ from lora_lab.extension.contracts import Recognition
 from lora_lab.extension.registry import BUILT_IN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from lora_lab.extension.contracts import AdapterFormat, ReadOptions
+    from lora_lab.domain.parameters import Parameter
+    from lora_lab.extension.contracts import AdapterFormat, Combination, Factors, MergeContext, MergeMethod, ReadOptions
     from lora_lab.extension.registry import PluginRecord, Registry
 
 _HINT = "Tell the plugin's author."
@@ -144,6 +145,76 @@ class GuardedFormat:
     def _missed(self, sentence: str) -> Recognition:
         self._mishaps.append(sentence)
         return Recognition.NO
+
+
+class GuardedMethod:
+    """A plugin's method, of which nothing is written that is not of the shape it has to be."""
+
+    def __init__(self, method: MergeMethod, owner: PluginRecord) -> None:
+        self._method = method
+        self._owner = owner
+
+    @property
+    def id(self) -> str:
+        """As the plugin declares it."""
+        return self._method.id
+
+    @property
+    def title(self) -> str:
+        """As the plugin declares it."""
+        return self._method.title
+
+    @property
+    def summary(self) -> str:
+        """As the plugin declares it."""
+        return self._method.summary
+
+    @property
+    def reference(self) -> str:
+        """As the plugin declares it."""
+        return self._method.reference
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """As the plugin declares it."""
+        return self._method.parameters
+
+    @property
+    def is_low_rank(self) -> bool:
+        """As the plugin declares it."""
+        return self._method.is_low_rank
+
+    def combine(self, factors: Sequence[Factors], strengths: Sequence[float], context: MergeContext) -> Combination:
+        """Let the plugin combine one module, and see that its factors are some of that module."""
+        with attributed("method", self.id, self._owner):
+            found = self._method.combine(factors, strengths, context)
+        wrong = _fault(found, factors[0])
+        if wrong:
+            raise PluginError(
+                f"{_named('method', self.id, self._owner)} returned {wrong} for {quoted(context.module)}.", hint=_HINT
+            )
+        return found
+
+
+def _fault(found: object, first: Factors) -> str:
+    """What is wrong with a combination of updates of the shape of `first`; empty when nothing is."""
+    from lora_lab.extension.contracts import Combination
+
+    if not isinstance(found, Combination):
+        return f"{quoted(type(found).__name__)}, expected a Combination"
+    shapes = tuple(found.factors.lora_B.shape), tuple(found.factors.lora_A.shape)
+    rank = found.factors.lora_A.shape[0] if found.factors.lora_A.ndim else 0
+    expected = (first.lora_B.shape[0], rank), (rank, first.lora_A.shape[1])
+    if shapes != expected:
+        sides = f"({expected[0][0]}, r) and (r, {expected[1][1]})"
+        return f"lora_B {shapes[0]} and lora_A {shapes[1]}, expected {sides}"
+    numbers: tuple[tuple[str, object], ...] = (("norm", found.norm), ("error", found.error))
+    for name, number in numbers:
+        if not (isinstance(number, float) and 0.0 <= number < math.inf):
+            return f"the {name} {quoted(number)}, expected a finite float that is not negative"
+    if found.factors.is_transposed is not first.is_transposed:
+        return f"is_transposed {found.factors.is_transposed}, expected {first.is_transposed} as in the inputs"
+    return ""
 
 
 def guarded_formats(registry: Registry, mishaps: list[str]) -> tuple[AdapterFormat, ...]:

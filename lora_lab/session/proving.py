@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from lora_lab.domain.progress import Observer
     from lora_lab.domain.report import InputRecord, Report
+    from lora_lab.extension.registry import Registry
     from lora_lab.operations.replay import Recipe
     from lora_lab.session.changing import How
 
@@ -24,6 +26,11 @@ _RENAMED: Final = {"from": "from_adapters", "to": "to_adapters"}
 
 class Proving(Changing):
     """Verifies models and replays receipts."""
+
+    @property
+    @abstractmethod
+    def registry(self) -> Registry:
+        """What is installed."""
 
     def verify(
         self,
@@ -111,7 +118,13 @@ class Proving(Changing):
             again: Callable[..., Report] = getattr(session, recipe.operation)  # one of REPLAYED
             return again(**keywords, output=target, overwrite=overwrite, observer=observer)
 
-        return replay(place / RECEIPT if place.is_dir() else place, Path(output), record=self._record, run=run)
+        return replay(
+            place / RECEIPT if place.is_dir() else place,
+            Path(output),
+            record=self._record,
+            run=run,
+            plugins=self.registry.plugins,
+        )
 
     def _record(self, locator: str) -> InputRecord:
         return record_of(self.open(locator), is_whole=True, fingerprints=Fingerprints(self._cache_folder))

