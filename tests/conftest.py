@@ -24,6 +24,7 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     """Caches and state go to a fresh folder, the Hub is out of reach, and animations stand still."""
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("LORA_LAB_CACHE_DIR", str(home / "cache"))
+    monkeypatch.setenv("LORA_LAB_DATA_DIR", str(home / "data"))
     monkeypatch.setenv("LORA_LAB_STATE_DIR", str(home / "state"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(home / "huggingface"))

@@ -25,6 +25,7 @@ from lora_lab.cli.context import (
 from lora_lab.cli.exits import ClosedOutput, Exit
 from lora_lab.cli.extracting import extract_command
 from lora_lab.cli.looking import exit_of_verdict
+from lora_lab.cli.measuring import bench_group
 from lora_lab.errors import LoraLabError, quoted
 from lora_lab.version import __version__
 
@@ -232,5 +233,5 @@ def _split(text: str) -> tuple[str, str]:
     return key, value
 
 
-for command in (*CHANGING, *ARRANGING, extract_command):
+for command in (*CHANGING, *ARRANGING, extract_command, bench_group):
     program.add_command(command)

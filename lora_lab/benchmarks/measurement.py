@@ -1,0 +1,90 @@
+"""One benchmark, from the first look at the machine to the Report with everything that it takes to trust it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from lora_lab.benchmarks.clock import Clock
+from lora_lab.benchmarks.columns import RUN
+from lora_lab.benchmarks.disturbance import Watch, findings_of
+from lora_lab.benchmarks.environment import environment_of, environment_scalars
+from lora_lab.benchmarks.spread import spread_of
+from lora_lab.domain.report import Report, Scalars
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lora_lab.benchmarks.rounds import Rounds
+    from lora_lab.benchmarks.spread import Spread
+    from lora_lab.domain.report import Finding, Table
+
+
+class Measurement:
+    """Begins when it is made: what the machine is and does is looked at before anything is loaded.
+
+    Parameters
+    ----------
+    device : resolved: cpu, cuda:N, mps
+
+    Examples
+    --------
+    >>> from lora_lab.benchmarks.rounds import Contestant, Rounds
+    >>> measurement = Measurement("cpu")
+    >>> rounds = Rounds([Contestant("sum", lambda run: sum(range(1000)))], measurement.clock)
+    >>> rounds.measure(3)
+    >>> report = measurement.report("bench sum", "Sum", tables=(), rounds=[rounds])
+    >>> report.to_json()["run"]["worked_seconds"] == rounds.worked_seconds
+    True
+    """
+
+    def __init__(self, device: str) -> None:
+        self.started = time.perf_counter()
+        self.device = device
+        self.clock = Clock(device)
+        self.environment = environment_of(device)
+        self.watch = Watch()
+
+    def report(
+        self,
+        command: str,
+        title: str,
+        *,
+        tables: Sequence[Table],
+        rounds: Sequence[Rounds],
+        scalars: Sequence[Scalars] = (),
+        findings: Sequence[Finding] = (),
+        parameters: Mapping[str, Any] | None = None,
+    ) -> Report:
+        """Put together what was measured, where, how much the measuring itself took, and how quiet it was.
+
+        Parameters
+        ----------
+        rounds : all that was run
+        scalars : shown between the environment and the account of the run
+        """
+        spreads = spreads_of(rounds)
+        disturbance = self.watch.disturbance()
+        worked = sum(one.worked_seconds for one in rounds)
+        total = time.perf_counter() - self.started
+        run = {
+            "worked_seconds": worked,
+            "total_seconds": total,
+            "overhead": total / worked - 1.0 if worked else None,
+            "others_fraction": disturbance.others,
+            "stolen_fraction": disturbance.stolen,
+        }
+        noise = {name: spread.noise for name, spread in spreads.items()}
+        return Report(
+            command,
+            title,
+            tables=tuple(tables),
+            scalars=(environment_scalars(self.environment), *scalars, Scalars("run", "Run", RUN, run)),
+            findings=(*findings, *findings_of(disturbance, noise)),
+            parameters=dict(parameters or {}),
+        )
+
+
+def spreads_of(rounds: Sequence[Rounds]) -> dict[str, Spread]:
+    """Spread of every contestant that was measured."""
+    return {name: spread_of(samples) for one in rounds for name, samples in one.samples.items() if samples}
