@@ -56,6 +56,24 @@ def parse(text: str) -> Locator:
     return Locator(text, path=text)
 
 
+def hub_locator(text: str) -> Locator | None:
+    """Read what can only be a name of the Hub, whatever lies on this machine; None where it is none.
+
+    Examples
+    --------
+    >>> hub_locator("org/name@main").revision
+    'main'
+    >>> hub_locator("name") is None and hub_locator("/a/b") is None
+    True
+    """
+    if text.startswith((_SCHEME, *_WEB)):
+        try:
+            return parse(text)
+        except LoraLabError:
+            return None
+    return _hub(text, text) if _REPOSITORY.fullmatch(text.partition("@")[0].partition(":")[0]) else None
+
+
 def _hub(text: str, place: str) -> Locator:
     """``org/name[@revision][:subfolder]``, or ``org/name/tree/revision/subfolder`` as in a web link."""
     if "/tree/" in place:
