@@ -22,7 +22,9 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
-Call = Literal["spectrum", "analyze", "inspect", "merge", "unmerge", "swap", "verify", "combine", "resize", "extract"]
+Call = Literal[
+    "spectrum", "analyze", "inspect", "merge", "unmerge", "swap", "verify", "combine", "resize", "extract", "push"
+]
 
 
 @dataclass(frozen=True, slots=True)

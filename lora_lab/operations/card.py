@@ -184,7 +184,8 @@ def split_card(text: str, *, place: str = "README.md") -> tuple[dict[str, Any], 
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 2}" if mark is not None else ""
         raise FileFormatError(
-            f"The front matter of {quoted(place)} is no YAML{where}.", hint="Mend what stands between its two --- lines."
+            f"The front matter of {quoted(place)} is no YAML{where}.",
+            hint="Mend what stands between its two --- lines.",
         ) from None
     if not isinstance(known, dict):
         raise FileFormatError(f"The front matter of {quoted(place)} is no YAML mapping, expected key: value lines.")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from lora_lab.operations.card import CardSubject
 
-_MOST_ROWS: Final = 12
+_MOST_ROWS: Final = 8
 _DIGITS: Final = 12  # of a hash, enough to tell inputs apart
 _PAPER: Final = "https://arxiv.org/abs/2106.09685"
 _HUB: Final = "https://huggingface.co"
@@ -76,7 +76,7 @@ def body_of(subject: CardSubject) -> str:
 def plain(text: object) -> str:
     """Text from a file, where Markdown and HTML would be obeyed."""
     shown = safe_text(text, limit=400)
-    escaped = "".join(f"\\{letter}" if letter in r"\`*_{}[]()#+!|~$" else letter for letter in shown)
+    escaped = "".join(f"\\{letter}" if letter in r"\`*_{}[]#|~$" else letter for letter in shown)
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
@@ -136,7 +136,7 @@ def _recipe(receipt: Mapping[str, Any]) -> str:
     rows += [(plain(key), _value(value)) for key, value in _settings(arguments)]
     versions = receipt.get("versions") or {}
     rows.append(("versions", ", ".join(f"{plain(name)} {plain(text)}" for name, text in versions.items())))
-    parts = ["## Recipe", _table(("", ""), rows), "What went in:", _inputs(receipt, arguments)]
+    parts = ["## Recipe", _table(("setting", "value"), rows), "What went in:", _inputs(receipt, arguments)]
     return "\n\n".join([*parts, f"The whole of it stands in [{RECEIPT}]({RECEIPT})."])
 
 
@@ -258,5 +258,3 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool
     rule = ["---", *("---:" if numbers else "---" for _ in heads[1:])]
     lines = [heads, rule, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-

@@ -4,36 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from lora_lab.domain.adapter import Adapter
 from lora_lab.domain.report import Finding
-from lora_lab.domain.sharing import CardFacts, FileState, Origin, Outgoing, Target
-from lora_lab.errors import CompatibilityError, LoraLabError, quoted
-from lora_lab.operations.card import CardSubject, card_of, inherited_licence, task_of_model
-from lora_lab.operations.push_contents import contents_of, metadata_findings, read_small, small
-from lora_lab.operations.push_files import CARD, LeftOut, choose
-from lora_lab.operations.push_privacy import is_local_place, require_no_path, require_no_token
-from lora_lab.operations.push_receipt import bases_of
-from lora_lab.storage.files import inside
+from lora_lab.domain.sharing import FileState, Outgoing, Target
+from lora_lab.errors import CompatibilityError, quoted
+from lora_lab.operations.push_base import base_of_adapter
+from lora_lab.operations.push_card import card_for, kept_card, own_card
+from lora_lab.operations.push_contents import contents_of, metadata_findings
+from lora_lab.operations.push_files import LeftOut, choose
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from lora_lab.domain.base import Base
-    from lora_lab.domain.report import Report
-    from lora_lab.operations.push_contents import Contents
-
-    Facts = Callable[[str], CardFacts | None]
-
-FIGURE: Final = "lora_lab_spectrum.png"
-_BASE_FIELD: Final = "base_model_name_or_path"
-_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?")
-_MOST_CARD_BYTES: Final = 4 << 20
+    from lora_lab.operations.push_base import Facts
+    from lora_lab.operations.push_card import Pictured
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +57,7 @@ class PushPlan:
     message: str
     description: str = ""
     findings: tuple[Finding, ...] = ()
-    base_models: tuple[str, ...] = field(default=())
+    base_models: tuple[str, ...] = ()
 
     @property
     def files_to_send(self) -> tuple[Outgoing, ...]:
@@ -96,7 +85,7 @@ def plan_push(
     *,
     facts: Facts | None,
     sha256_of: Callable[[Path], str],
-    spectrum: Callable[[], tuple[Report | None, bytes | None, tuple[Finding, ...]]],
+    pictured: Pictured,
 ) -> PushPlan:
     """Work out what is sent.
 
@@ -106,7 +95,7 @@ def plan_push(
     facts : asks the Hub what the page of a repository says, None for one that it does not show; no function where
         nobody may be asked
     sha256_of : hashes a large file
-    spectrum : computes the card's figures, when a card is written
+    pictured : computes the figures of an adapter's card
 
     Raises
     ------
@@ -118,30 +107,30 @@ def plan_push(
     stamps = subject.files if isinstance(subject, Adapter) else subject.shards
     weights = [Path(one.path).name for one in stamps if one.path.endswith(".safetensors")]
     _require_pushable(subject, folder, weights)
-    own_card = _own_card(folder)
-    chosen, left_out = choose(folder, weights, is_model=is_model, card=own_card)
-    base, replaced, base_findings = _base_of_adapter(subject, folder, options, facts)
+    own = own_card(folder)
+    chosen, left_out = choose(folder, weights, is_model=is_model, card=own)
+    base, replaced, odd = base_of_adapter(subject, folder, options.base_model, facts)
     contents = contents_of(chosen, replaced=replaced, sha256_of=sha256_of)
-    findings = [*base_findings, *contents.findings, *metadata_findings(subject.metadata)]
-    names = {one.name for one in chosen}
     if options.keep_card:
-        card_files, card, bases = [_kept_card(own_card)], own_card or "", (base,) if base else ()
+        card = kept_card(own, base)
     else:
-        draft = _draft(subject, target, contents, base, options, names)
-        licence, licence_findings = _licence(draft, contents, options, facts)
-        report, picture, spectrum_findings = (None, None, ()) if is_model else spectrum()
-        about = _described(draft, licence, report, FIGURE if picture else "")
-        card = card_of(about, own_card if own_card is not None else target.card)
-        card_files, bases = [small(CARD, card.encode(), _card_origin(own_card, card))], about.bases
-        card_files += [small(FIGURE, picture, Origin.MADE)] if picture else []
-        findings += [*licence_findings, *spectrum_findings]
+        card = card_for(
+            *(subject, target, contents),
+            own=own,
+            base=base,
+            licence=options.licence,
+            facts=facts,
+            pictured=pictured,
+        )
+    made = {file.name for file in card.files}
+    files = (*(file for file in contents.files if file.name not in made), *card.files)
     message, description = _message(is_model=is_model, receipt=contents.published_receipt)
-    files = (*(file for file in contents.files if file.name != FIGURE or options.keep_card), *card_files)
+    findings = (*odd, *contents.findings, *metadata_findings(subject.metadata), *card.findings)
     return PushPlan(
-        *(subject.locator, str(folder.absolute()), target, options, files, tuple(left_out), card),
+        *(subject.locator, str(folder.absolute()), target, options, files, tuple(left_out), card.text),
         *(options.message or message, description),
-        findings=(*findings, *_target_findings(target, options, files, own_card)),
-        base_models=bases,
+        findings=(*findings, *_target_findings(target, options, files, own)),
+        base_models=card.bases,
     )
 
 
@@ -155,136 +144,6 @@ def _require_pushable(subject: Adapter | Base, folder: Path, weights: Sequence[s
             f"{quoted(folder)} is an adapter of the format {quoted(subject.format)}, expected one that PEFT loads.",
             hint="Convert it first.",
         )
-
-
-def _own_card(folder: Path) -> str | None:
-    """README.md of the folder, once it is known to tell nothing that it should not."""
-    if not os.path.lexists(folder / CARD):
-        return None
-    path = inside(folder, CARD)
-    content = read_small(path)
-    if len(content) > _MOST_CARD_BYTES:
-        raise CompatibilityError(f"{quoted(CARD)} has {len(content)} bytes, more than the {_MOST_CARD_BYTES} of a page.")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise CompatibilityError(f"{quoted(path)} is no UTF-8 text.", hint="Save it as UTF-8.") from None
-    require_no_token(CARD, text)
-    require_no_path(CARD, text)
-    return text
-
-
-def _kept_card(own: str | None) -> Outgoing:
-    if own is None:
-        raise LoraLabError("There is no README.md to keep.", hint="Leave --keep-card out, and one is written.")
-    return small(CARD, own.encode(), Origin.FOLDER)
-
-
-def _card_origin(own: str | None, card: str) -> Origin:
-    if own is None:
-        return Origin.MADE
-    return Origin.FOLDER if own == card else Origin.REWRITTEN
-
-
-# The base
-
-
-def _base_of_adapter(
-    subject: Adapter | Base, folder: Path, options: PushOptions, facts: Facts | None
-) -> tuple[str | None, dict[str, str], list[Finding]]:
-    """Name on the Hub of the base, what adapter_config.json says instead of a path, and what is odd about it."""
-    given = options.base_model
-    if given is not None and not _NAME.fullmatch(given):
-        raise LoraLabError(f"The base model {quoted(given)} is no name of the Hub, expected org/name.")
-    if not isinstance(subject, Adapter):
-        return given, {}, []
-    named = subject.base_model
-    if given is None:
-        if not named:
-            raise LoraLabError(
-                "adapter_config.json names no base model, and nobody could load the adapter.",
-                hint="Say which it is: --base-model org/name",
-            )
-        if not _NAME.fullmatch(named) or is_local_place(named):
-            raise _local_base(named)
-    base = given or named or ""
-    known = facts(base) if facts is not None else None
-    is_here = os.path.lexists(base) or os.path.lexists(folder.parent / base)
-    if given is None and known is None and (is_here or (facts is not None and "/" not in base)):
-        raise _local_base(base)
-    findings = []
-    if facts is not None and known is None:
-        said = f"The Hub shows no model {quoted(base)} to this account; others may not be able to load the adapter."
-        findings.append(Finding("base_not_found", said))
-    return base, {} if base == named else {_BASE_FIELD: base}, findings
-
-
-def _local_base(named: str) -> LoraLabError:
-    return LoraLabError(
-        f"adapter_config.json names the base model {quoted(named)}, which is on this machine and not on the Hub.",
-        hint="Say which model of the Hub it is: --base-model org/name",
-    )
-
-
-# The card
-
-
-@dataclass(frozen=True)
-class _Draft:
-    """What a card is about, before the Hub was asked for licences."""
-
-    subject: CardSubject
-    sources: tuple[str, ...]  # names of the Hub that the licence may come from
-    adapters: tuple[str, ...] = ()
-
-
-def _draft(
-    subject: Adapter | Base,
-    target: Target,
-    contents: Contents,
-    base: str | None,
-    options: PushOptions,
-    names: set[str],
-) -> _Draft:
-    receipt_bases, adapters = bases_of(contents.receipt) if contents.receipt else ([], [])
-    plain = [name.partition("@")[0] for name in receipt_bases]
-    bases = [base] if base else plain
-    others = [name.partition("@")[0] for name in adapters]
-    is_model = not isinstance(subject, Adapter)
-    if is_model and len(others) > 1:
-        bases = [*bases, *others]
-    task = subject.configuration.get("task_type") if not is_model else task_of_model(subject.configuration)
-    about = CardSubject(
-        target.repository,
-        is_model,
-        tuple(dict.fromkeys(bases)),
-        task if isinstance(task, str) else None,
-        receipt=contents.published_receipt,
-        has_tokenizer=bool(names & {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.txt"}),
-    )
-    return _Draft(about, tuple(dict.fromkeys([*bases, *others])), tuple(others))
-
-
-def _licence(
-    draft: _Draft, contents: Contents, options: PushOptions, facts: Facts | None
-) -> tuple[Mapping[str, str], tuple[Finding, ...]]:
-    if options.licence:
-        return {"license": options.licence}, ()
-    findings: tuple[Finding, ...] = ()
-    if draft.subject.is_model and not draft.subject.bases:
-        said = "The card names no base model: no file says which one on the Hub it is; --base-model org/name does."
-        findings = (Finding("base_model_unknown", said),)
-    if facts is None:
-        return {}, (*findings, Finding("no_licence", "The card states no licence: the Hub was not asked."))
-    known = [found for found in map(facts, draft.sources) if found is not None]
-    licence, more = inherited_licence(known)
-    return licence, (*findings, *more)
-
-
-def _described(draft: _Draft, licence: Mapping[str, str], spectrum: Report | None, figure: str) -> CardSubject:
-    from dataclasses import replace
-
-    return replace(draft.subject, licence=licence, spectrum=spectrum, figure=figure)
 
 
 def _message(*, is_model: bool, receipt: Mapping[str, Any] | None) -> tuple[str, str]:

@@ -46,9 +46,7 @@ class Contents:
     findings: tuple[Finding, ...]
 
 
-def contents_of(
-    chosen: Sequence[Chosen], *, replaced: Mapping[str, str], sha256_of: Callable[[Path], str]
-) -> Contents:
+def contents_of(chosen: Sequence[Chosen], *, replaced: Mapping[str, str], sha256_of: Callable[[Path], str]) -> Contents:
     """Read and hash what was chosen; the card is left to the caller.
 
     Parameters

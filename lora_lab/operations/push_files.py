@@ -50,7 +50,9 @@ class LeftOut:
     reason: str
 
 
-def choose(folder: Path, weights: Sequence[str], *, is_model: bool, card: str | None) -> tuple[list[Chosen], list[LeftOut]]:
+def choose(
+    folder: Path, weights: Sequence[str], *, is_model: bool, card: str | None
+) -> tuple[list[Chosen], list[LeftOut]]:
     """List what is sent of `folder`, weights first, and what is not.
 
     Parameters

@@ -46,11 +46,13 @@ def bases_of(document: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     document : the receipt as it lies in the folder
     """
     arguments = document.get("arguments") or {}
-    base, adapters = [], []
+    base: list[str] = []
+    adapters: list[str] = []
     for entry in document.get("inputs") or []:
         place = _hub_place(entry)
+        is_base = entry.get("locator") in (arguments.get("base"), arguments.get("merged"))
         if place is not None:
-            (base if entry.get("locator") in (arguments.get("base"), arguments.get("merged")) else adapters).append(place)
+            (base if is_base else adapters).append(place)
     return base, adapters
 
 

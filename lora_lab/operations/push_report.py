@@ -79,7 +79,9 @@ def report_of(
     if plan.left_out:
         kept = tuple({"path": one.name, "reason": one.reason} for one in plan.left_out)
         tables.append(Table("left_out", "Not sent", _LEFT_OUT, kept, key="path"))
-    outcome = {} if landed is None else {"commit": landed.commit, "url": landed.url, "pull_request": landed.pull_request}
+    outcome = (
+        {} if landed is None else {"commit": landed.commit, "url": landed.url, "pull_request": landed.pull_request}
+    )
     columns = _PLACE if landed is None else (*_PLACE, *_OUTCOME)
     values = {**_place(plan), **outcome}
     said = tuple(column for column in columns if column.is_wide or values.get(column.id) not in (None, [], False, ""))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lora_lab.domain.report import Finding
 from lora_lab.domain.sharing import Landed
-from lora_lab.errors import CompatibilityError, HubError, quoted
+from lora_lab.errors import HubError, quoted
 from lora_lab.operations.push_report import report_of, verdict_of
 from lora_lab.sources.hub_retries import retrying
 from lora_lab.sources.hub_upload import Shipment, UnsettledError, arrived, send
@@ -26,15 +26,13 @@ def carry_out(plan: PushPlan, observer: Observer) -> Report:
         the observer asked for it.
     HubError
         the Hub said no; the sentence says what is there.
-    CompatibilityError
-        there is nothing to send.
     """
     target, options = plan.target, plan.options
-    if not plan.files_to_send:
-        raise CompatibilityError(
-            f"{quoted(target.repository)} has every file already as it would be sent, and nothing was committed.",
-            hint=target.url,
-        )
+    if not plan.files_to_send and target.parent is not None and not target.is_new_branch:
+        said = "The repository has every file already as it would be sent, and nothing was committed."
+        there = Landed(target.parent, target.url)
+        same = {file.name: True for file in plan.files}
+        return report_of(plan, landed=there, arrived=same, findings=(Finding("nothing_to_send", said),))
     shipment = Shipment(
         target, plan.files_to_send, plan.message, plan.description, options.is_public, options.create_pr
     )
@@ -66,7 +64,9 @@ def _settled(plan: PushPlan, error: UnsettledError) -> Report:
     """
     target = plan.target
     where = f"look at {target.url}" + ("/discussions" if plan.options.create_pr else "/commits")
-    unknown = HubError(f"{error.message} Whether the commit arrived could not be established.", hint=f"Before you push again, {where}")
+    unknown = HubError(
+        f"{error.message} Whether the commit arrived could not be established.", hint=f"Before you push again, {where}"
+    )
     if plan.options.create_pr:
         raise unknown from None
     try:

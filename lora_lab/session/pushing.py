@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_lab.domain.adapter import Adapter
 from lora_lab.domain.progress import Unwatched, stop_if_cancelled
 from lora_lab.domain.report import Finding
 from lora_lab.errors import LoraLabError, OperationError, quoted
@@ -15,6 +14,7 @@ from lora_lab.session.records import Fingerprints
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lora_lab.domain.adapter import Adapter
     from lora_lab.domain.base import Base
     from lora_lab.domain.progress import Observer
     from lora_lab.domain.report import Report
@@ -89,8 +89,8 @@ class Pushing(ABC):
             return report_of(plan)
         if expected is not None and plan.id != expected:
             raise OperationError(
-                f"What would be pushed to {quoted(plan.target.repository)} is no longer what was shown, and nothing was "
-                "sent.",
+                f"What would be pushed to {quoted(plan.target.repository)} is no longer what was shown, and nothing "
+                "was sent.",
                 hint="Look at it again.",
             )
         stop_if_cancelled(watcher)
@@ -126,7 +126,7 @@ class Pushing(ABC):
             options,
             facts=facts if is_asked else None,
             sha256_of=Fingerprints(self._cache_folder).of,
-            spectrum=lambda: self._pictured(folder, target.repository, observer),
+            pictured=lambda: self._pictured(folder, target.repository, observer),
         )
 
     def _is_offline(self) -> bool:

@@ -24,6 +24,7 @@ from lora_lab.session.guarded import attributed, checked_report, guarded_formats
 from lora_lab.session.inspection import inspect_adapter, inspect_base
 from lora_lab.session.library import Library
 from lora_lab.session.measuring import Measuring
+from lora_lab.session.pushing import Pushing
 from lora_lab.session.records import Hashing
 from lora_lab.session.results import Results, code_stamp, with_store
 from lora_lab.sources.locators import parse
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 _ARRAY_BYTES = 4 << 30
 
 
-class Session(Arranging, Extracting, Measuring):
+class Session(Arranging, Extracting, Measuring, Pushing):
     """Opens, lists and analyses adapters and bases.
 
     Parameters

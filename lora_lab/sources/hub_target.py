@@ -40,7 +40,9 @@ def named_target(text: str, revision: str | None) -> Target:
 
     found = hub_locator(text)
     if found is None and not _NAME.fullmatch(text):
-        raise LoraLabError(f"{quoted(text)} is no name of a repository, expected org/name.", hint="For example me/adapter")
+        raise LoraLabError(
+            f"{quoted(text)} is no name of a repository, expected org/name.", hint="For example me/adapter"
+        )
     if found is not None and found.subfolder:
         raise LoraLabError(f"{quoted(text)} names a sub-folder, and a push goes to the top of a repository.")
     named = found.revision if found is not None else None
@@ -107,8 +109,8 @@ def card_facts(endpoint: str, name: str, *, retrying: Callable[[Callable[[], Any
     info = _info(HfApi(endpoint=endpoint, library_name="lora-lab"), name, None, retrying)
     if info is None:
         return None
-    data: Mapping[str, Any] = info.card_data.to_dict() if info.card_data is not None else {}
-    licence = {key: value for key in _LICENCE if isinstance(value := data.get(key), str) and value}
+    data: Any = info.card_data if info.card_data is not None else {}
+    licence = {key: value for key in _LICENCE if key in data and isinstance(value := data[key], str) and value}
     return CardFacts(info.id or name, info.sha, licence)
 
 
@@ -168,9 +170,7 @@ def _remote(one: Any) -> RemoteFile:
     return RemoteFile(one.size, large.sha256 if large is not None else None, one.blob_id)
 
 
-def _card(
-    api: HfApi, repository: str, head: ModelInfo, retrying: Callable[[Callable[[], Any]], Any]
-) -> str | None:
+def _card(api: HfApi, repository: str, head: ModelInfo, retrying: Callable[[Callable[[], Any]], Any]) -> str | None:
     """README.md as it is there, when it is of a size that a page has."""
     listed = next((one for one in head.siblings or [] if one.rfilename == "README.md"), None)
     if listed is None or (listed.size or 0) > _MOST_CARD_BYTES:

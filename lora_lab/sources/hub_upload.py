@@ -236,5 +236,3 @@ def _file(file: Outgoing) -> dict[str, Any]:
         "stamp": None if stamp is None else [stamp.size_bytes, stamp.mtime_ns, stamp.inode],
         "content": None if file.content is None else file.content.hex(),
     }
-
-

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final, Self, TextIO
 
 _TICK_SECONDS: Final = 0.1
 _WHOLE: Final = "Processing Files"  # what the storage's client calls the bar over all files
@@ -49,7 +49,7 @@ class Bars:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> Bars:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -65,7 +65,7 @@ class Bars:
                 self._teller.send(done=done)
 
     def _counted(self) -> float:
-        from huggingface_hub.utils import tqdm
+        from huggingface_hub.utils.tqdm import tqdm
 
         bars = [bar for bar in list(getattr(tqdm, "_instances", ())) if getattr(bar, "unit", "") == "B"]
         whole = next((bar for bar in bars if str(bar.desc).startswith(_WHOLE)), None)

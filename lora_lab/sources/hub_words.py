@@ -56,7 +56,8 @@ def refusal_of(error: BaseException, repository: str, doing: str) -> HubError:
         )
     if isinstance(error, GatedRepoError):
         return HubError(
-            f"{shown} is gated, and this account has no access to it.", hint=f"Ask for access on the page of {repository}."
+            f"{shown} is gated, and this account has no access to it.",
+            hint=f"Ask for access on the page of {repository}.",
         )
     status = status_of(error)
     words = _BY_STATUS.get(status or 0)
