@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _DTYPES: Final = ("float32", "bfloat16", "float16", "float64")
-_CUT: Final = ("rank", "energy", "error", "parameters", "dtype", "modules", "overwrite", "dry_run", "output")
-_HOW: Final = ("method", "strengths", "average_saved_modules", "skip_saved_modules", "saved_modules_from")
+_KEPT: Final = ("rank", "energy", "error", "parameters", "dtype", "modules")
+_WRITING: Final = ("overwrite", "dry_run", "output")
+_WHOLE: Final = ("average_saved_modules", "skip_saved_modules", "saved_modules_from")
 
 
-def _cut_options(command: Command) -> Command:
-    """How much is kept, and where it goes."""
+def _kept_options(command: Command) -> Command:
+    """How much is kept."""
     return stacked(
         command,
         (
-            click.option("-o", "--output", required=True, metavar="OUT", help="The folder to appear."),
             click.option("--rank", type=click.IntRange(min=1), metavar="R", help="The most of every module."),
             click.option(
                 "--energy",
@@ -51,67 +51,139 @@ def _cut_options(command: Command) -> Command:
                 help="Of all modules together, divided so that the least is lost.",
             ),
             click.option("--dtype", type=click.Choice(_DTYPES), help="Of the factors; the widest of the inputs."),
-            click.option("--overwrite", is_flag=True, help="Replace OUT when it is there."),
-            click.option("--dry-run", is_flag=True, help="Compute everything, and write nothing."),
             module_option,
-            session_options,
-            output_options,
         ),
     )
+
+
+def _written_options(command: Command) -> Command:
+    """Where it goes."""
+    return stacked(
+        command,
+        (
+            click.option("-o", "--output", required=True, metavar="OUT", help="The folder to appear."),
+            click.option("--overwrite", is_flag=True, help="Replace OUT when it is there."),
+            click.option("--dry-run", is_flag=True, help="Compute everything, and write nothing."),
+        ),
+    )
+
+
+def _strength_options(command: Command) -> Command:
+    """How much of each adapter, and what becomes of modules that they bring whole."""
+    return stacked(
+        command,
+        (
+            click.option(
+                "--strength",
+                "strengths",
+                multiple=True,
+                type=float,
+                metavar="W",
+                help="One for each adapter, in order; a negative one subtracts.",
+            ),
+            click.option("--average-saved-modules", is_flag=True, help="The mean of modules that several bring whole."),
+            click.option("--skip-saved-modules", is_flag=True, help="Leave whole modules, such as a classifier, out."),
+            click.option(
+                "--saved-modules-from", metavar="NAME", help="Whose whole module wins where several bring it."
+            ),
+        ),
+    )
+
+
+def _chosen(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: options[name] for name in names}
 
 
 @click.command("combine")
 @click.argument("sources", nargs=-1, required=True, metavar="ADAPTER...")
 @click.option("--method", default="linear", show_default=True, metavar="ID", help="What `lora-lab methods` lists.")
-@click.option(
-    "--strength",
-    "strengths",
-    multiple=True,
-    type=float,
-    metavar="W",
-    help="One for each adapter, in order; a negative one subtracts.",
-)
 @click.option("--param", "settings", multiple=True, metavar="K=V", help="A parameter of the method; may be repeated.")
-@click.option("--average-saved-modules", is_flag=True, help="The mean of modules that several bring whole.")
-@click.option("--skip-saved-modules", is_flag=True, help="Leave whole modules, such as a classifier, out.")
-@click.option("--saved-modules-from", metavar="NAME", help="Whose whole module wins where several bring it.")
-@_cut_options
-def combine_command(sources: Sequence[str], settings: Sequence[str], **options: Any) -> None:
+@_strength_options
+@click.option(
+    "--sweep",
+    "sweeps",
+    multiple=True,
+    metavar="W,W…",
+    help="Strengths of one output, OUT-W-W…, one for each adapter; may be repeated. FROM:TO:STEP makes a grid.",
+)
+@_kept_options
+@_written_options
+@session_options
+@output_options
+def combine_command(sources: Sequence[str], settings: Sequence[str], sweeps: Sequence[str], **options: Any) -> None:
     """Make one adapter out of several.
 
-    By the change of weights that each of them is, whatever its rank and scaling. To add an adapter to a model there is
-    merge; full checkpoints are not combined.
+    By the change of weights that each of them is, whatever its rank and scaling. `lora-lab methods A B --rank R` says
+    before what each method would lose, `lora-lab interference A B` where they meet. To add an adapter to a model there
+    is merge; full checkpoints are not combined (task arithmetic on bases): extract makes adapters of them first.
     """
     from lora_lab.cli.commands import parameters_of
+    from lora_lab.domain.sweeps import sets_of_strengths
 
+    if sweeps and options["strengths"]:
+        raise click.UsageError("--strength is of one output and --sweep of several: give one of them.")
     session = make_session(options)
-    choices = {name: options[name] for name in (*_HOW, *_CUT)}
-    values = parameters_of(settings)
-    emit(
-        watched(options, lambda watcher: session.combine(sources, settings=values, observer=watcher, **choices)),
-        options,
-    )
+    choices = _chosen(options, "method", *_WHOLE, *_KEPT, *_WRITING) | {"settings": parameters_of(settings)}
+    if sweeps:
+        sets = sets_of_strengths(sweeps)
+        report = watched(options, lambda watcher: session.sweep(sources, strengths=sets, observer=watcher, **choices))
+    else:
+        choices |= _chosen(options, "strengths")
+        report = watched(options, lambda watcher: session.combine(sources, observer=watcher, **choices))
+    emit(report, options)
 
 
 @click.command("resize")
 @click.argument("source", metavar="ADAPTER")
-@_cut_options
+@_kept_options
+@_written_options
+@session_options
+@output_options
 def resize_command(source: str, **options: Any) -> None:
     """Make the best adapter of lower rank.
 
     With the error that it costs in every module.
     """
     session = make_session(options)
-    choices = {name: options[name] for name in _CUT}
+    choices = _chosen(options, *_KEPT, *_WRITING)
     emit(watched(options, lambda watcher: session.resize(source, observer=watcher, **choices)), options)
 
 
 @click.command("methods")
+@click.argument("sources", nargs=-1, metavar="[ADAPTER]...")
+@click.option("--method", "methods", multiple=True, metavar="ID", help="Only these; may be repeated.")
+@click.option(
+    "--param",
+    "settings",
+    multiple=True,
+    metavar="K=V",
+    help="Of every method that has it, or METHOD.K=V of one; may be repeated.",
+)
+@_strength_options
+@_kept_options
 @session_options
 @output_options
-def methods_command(**options: Any) -> None:
-    """List methods of combine with their parameters."""
-    emit(make_session(options).methods(), options)
+def methods_command(sources: Sequence[str], settings: Sequence[str], **options: Any) -> None:
+    """List methods of combine, or what each would lose of some adapters.
+
+    Without adapters every method with its parameters. With them all methods are computed, and nothing is written: the
+    rank and the size that come out, what is lost of what the method itself says, and how far it is from the exact sum.
+    --module GLOB makes a sample of large ones.
+    """
+    from lora_lab.cli.commands import parameters_of
+
+    session = make_session(options)
+    choices = _chosen(options, "methods", "strengths", *_WHOLE, *_KEPT)
+    given = parameters_of(settings)
+    if not sources:
+        if given or any(choices.values()):
+            raise click.UsageError("These options are about adapters, and none was given.")
+        emit(session.methods(), options)
+        return
+    emit(
+        watched(options, lambda watcher: session.compare_methods(sources, settings=given, observer=watcher, **choices)),
+        options,
+    )
 
 
 ARRANGING: Final = (combine_command, resize_command, methods_command)

@@ -137,7 +137,7 @@ def _fit(columns: Sequence[Column], widths: list[int], room: int) -> list[int]:
 
 
 def _is_problem(column: Column) -> bool:
-    return column.id in ("error", "errors")
+    return column.id in ("error", "errors", "refused")
 
 
 def _line(cells: Sequence[str], kept: Sequence[int], columns: Sequence[Column], widths: Sequence[int]) -> str:

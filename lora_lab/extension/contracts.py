@@ -210,6 +210,7 @@ class MergeContext:
     module: str = "ΔW"  # its path, for sentences
     seed: int = 0
     device: str = "cpu"
+    observer: Observer = field(default_factory=Unwatched)  # to be asked now and then by what takes long
 
 
 @dataclass(frozen=True, slots=True)

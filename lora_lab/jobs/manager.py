@@ -29,7 +29,7 @@ _LINE_BYTES: Final = 1 << 30  # a report of many modules is one line
 _TERMINATION_SECONDS: Final = 0.2
 # Time to take away what is half written.
 _TIDYING_SECONDS: Final = 0.8
-_WRITING: Final = frozenset({"merge", "unmerge", "swap", "combine", "resize", "extract", "push"})
+_WRITING: Final = frozenset({"merge", "unmerge", "swap", "combine", "sweep", "resize", "extract", "push"})
 _SHOWN_STDERR: Final = 300
 _KILL: Final = getattr(signal, "SIGKILL", signal.SIGTERM)
 

@@ -23,8 +23,9 @@ class JobState(StrEnum):
 
 
 Call = Literal[
-    "spectrum", "analyze", "inspect", "merge", "unmerge", "swap", "verify", "combine", "resize", "extract", "push"
-]
+    "spectrum", "analyze", "inspect", "merge", "unmerge", "swap", "verify",
+    "combine", "sweep", "compare_methods", "resize", "extract", "push",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,6 +229,29 @@ def rounding_error(lora_B: torch.Tensor, lora_A: torch.Tensor, stored_B: torch.T
     return math.sqrt(max(0.0, float(square)))
 
 
+def distance_of_factors(
+    lora_B: torch.Tensor, lora_A: torch.Tensor, other_B: torch.Tensor, other_A: torch.Tensor
+) -> float:
+    """‖BA − B̂Â‖_F of two pairs of factors, of any ranks, as the norm of one core: nothing cancels but what is equal.
+
+    Parameters
+    ----------
+    lora_B, other_B : (out, r), (out, r̂), float of any width
+    lora_A, other_A : (r, in), (r̂, in)
+
+    Examples
+    --------
+    >>> B, A = torch.ones(2, 1), torch.ones(1, 2)
+    >>> round(distance_of_factors(B, A, B, 0.5 * A), 12)
+    1.0
+    """
+    with one_thread():
+        left = torch.cat([lora_B.to(torch.float64), other_B.to(torch.float64)], dim=1)
+        right = torch.cat([lora_A.to(torch.float64), -other_A.to(torch.float64)])
+        core = _Reflected(left).R @ _Reflected(right.T).R.T
+        return float(torch.linalg.vector_norm(core))
+
+
 class _Reflected:
     """A thin QR of a tall matrix whose Q stays a product of reflections.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from lora_lab.domain.parameters import Parameter, ParameterKind
+from lora_lab.domain.progress import stop_if_cancelled
 from lora_lab.errors import CompatibilityError
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ class EntryBased:
             method,
             rank=context.rank,
             energy=context.energy,
+            look=partial(stop_if_cancelled, context.observer),
         )
         result = Factors(found.lora_A, found.lora_B, 1.0, factors[0].is_transposed)
         return Combination(result, found.norm, found.error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lora_lab.domain.parameters import Parameter, ParameterKind
-from lora_lab.errors import LoraLabError
+from lora_lab.errors import LoraLabError, quoted
 from lora_lab.methods.entry_based import pairs_of
 from lora_lab.methods.exact import summed
 
@@ -36,8 +36,14 @@ class Slerp:
         from lora_lab.linalg.spherical import gram_matrix, slerp_coefficients
 
         t = context.parameters.get("t")
+        if len(factors) != 2:
+            raise LoraLabError(
+                f"slerp goes from one adapter to another, got {len(factors)} that have {quoted(context.module)}, "
+                "expected 2.",
+                hint="multislerp takes any number.",
+            )
         if t is None:
-            if len(strengths) != 2 or min(strengths) < 0 or sum(strengths) == 0:
+            if min(strengths) < 0 or sum(strengths) == 0:
                 raise LoraLabError(
                     f"The strengths are {', '.join(f'{one:g}' for one in strengths)}, expected two that are not "
                     "negative, not both zero.",

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lora_lab.domain.parameters import parse_parameters
 from lora_lab.domain.progress import Unwatched
@@ -15,11 +15,13 @@ from lora_lab.errors import LoraLabError, OperationError, quoted
 from lora_lab.operations.adapter_files import AdapterFiles, configuration_of, tensors_of
 from lora_lab.operations.combine_options import CombineOptions, Whole
 from lora_lab.operations.combine_report import report_of, with_receipt
-from lora_lab.operations.combining import Combiner, joints_of, with_biases
+from lora_lab.operations.combining import Combiner, with_biases
 from lora_lab.operations.execution import peak_memory_bytes
+from lora_lab.operations.joining import joints_of
 from lora_lab.operations.receipt import RECEIPT, receipt_bytes
 from lora_lab.operations.running import require_apart
 from lora_lab.operations.saved_modules import gather_saved
+from lora_lab.operations.supply import Supply
 from lora_lab.storage.disk import Disk
 from lora_lab.storage.staging import StagedFolder
 
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from lora_lab.domain.progress import Observer
     from lora_lab.domain.report import InputRecord, Report
     from lora_lab.extension.contracts import MergeMethod, Reader
+    from lora_lab.operations.combining import Joined
+    from lora_lab.operations.joining import Joint
+    from lora_lab.operations.saved_modules import Saved
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,128 @@ class CombineTarget:
     disk: Disk = field(default_factory=Disk)
     inputs: Callable[[], Sequence[InputRecord]] = tuple
     plugins: Mapping[str, str] = field(default_factory=dict)
+
+    def require_free(self, adapters: Sequence[Adapter]) -> None:
+        """Raise OperationError when something is there that may not be replaced, or that is read."""
+        if os.path.lexists(self.output) and not self.overwrite:
+            raise OperationError(
+                f"{quoted(self.output)} exists already.", hint="Choose another name, or pass --overwrite."
+            )
+        if self.overwrite:
+            require_apart(self.output, [stamp for adapter in adapters for stamp in adapter.files])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is done with which adapters.
+
+    values : of every parameter of the method
+    operation : ``combine``, or ``resize`` of one adapter
+    """
+
+    adapters: Sequence[Adapter]
+    method: MergeMethod
+    options: CombineOptions
+    values: Mapping[str, Any]
+    operation: str = "combine"
+
+    def made(self, joints: Sequence[Joint], supply: Supply, saved: Saved, observer: Observer) -> Made:
+        """Compute everything; raises as :func:`combine`."""
+        adapters, options = self.adapters, self.options
+        combiner = Combiner(adapters, joints, self.method, options, self.values, supply, observer)
+        modules = with_biases(list(combiner.run()))
+        written = [module for module in modules if module.rank]
+        is_whole = len(written) == len({module for adapter in adapters for module in adapter.modules})
+        configuration = configuration_of(adapters, written, saved, is_whole=is_whole)
+        return Made(
+            AdapterFiles(configuration, tensors_of(written, saved)),
+            report_of(self.operation, adapters, self.method, modules, saved, options),
+            self.operation,
+            self.arguments,
+            modules,
+            sum(adapter.size_bytes for adapter in adapters),
+        )
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What a session is given to do it again."""
+        options = self.options
+        how = {
+            "rank": options.rank,
+            "energy": options.energy,
+            "error": options.error,
+            "parameters": options.parameters,
+            "dtype": options.dtype.value if options.dtype else None,
+            "seed": options.seed,
+            "modules": list(options.modules),
+        }
+        if self.operation == "resize":
+            return {"adapter": self.adapters[0].locator, **how}
+        return {
+            "adapters": [adapter.locator for adapter in self.adapters],
+            "method": self.method.id,
+            "settings": {
+                name: list(value) if isinstance(value, tuple) else value for name, value in self.values.items()
+            },
+            "strengths": list(options.strengths_for(self.adapters)),
+            **how,
+            "average_saved_modules": options.whole is Whole.AVERAGE,
+            "skip_saved_modules": options.whole is Whole.SKIP,
+            "saved_modules_from": options.saved_modules_from,
+        }
+
+
+class Made(NamedTuple):
+    """A result that is complete and not yet written.
+
+    modules : all of them, those too that are in no file
+    """
+
+    files: AdapterFiles
+    report: Report
+    operation: str
+    arguments: Mapping[str, Any]
+    modules: Sequence[Joined]
+    bytes_read: int
+
+    def planned(self, target: CombineTarget) -> Report:
+        """The receipt of a run that writes nothing."""
+        rows = [{"path": name, "size_bytes": size, "sha256": ""} for name, size in self.files.sizes.items()]
+        return with_receipt(self.report, self.operation, self.arguments, rows, {}, (), target.plugins)
+
+    def staged(self, target: CombineTarget) -> StagedFolder:
+        """The folder in the making."""
+        recipe = json.dumps([self.operation, self.arguments, self.files.sizes], sort_keys=True)
+        identity = hashlib.sha256(recipe.encode()).hexdigest()
+        return StagedFolder(target.output, identity, disk=target.disk, overwrite=target.overwrite, is_resumable=False)
+
+    def write(self, staged: StagedFolder, target: CombineTarget, observer: Observer, *, started: float) -> Report:
+        """Write the files and the receipt, which is returned; the name is given by whoever staged it.
+
+        Parameters
+        ----------
+        started : when, by ``time.perf_counter``
+        """
+        if staged.is_complete:
+            raise OperationError(
+                f"{quoted(staged.target)} was completed by the run that was interrupted.",
+                hint="There is nothing left to do.",
+            )
+        self.files.write(staged, observer)
+        finished = sorted(staged.finished.values())
+        numbers = {
+            "seconds": time.perf_counter() - started,
+            "bytes_read": self.bytes_read,
+            "bytes_written": sum(file.size_bytes for file in finished),
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+        rows = [{"path": file.name, "size_bytes": file.size_bytes, "sha256": file.sha256} for file in finished]
+        inputs = target.inputs()
+        report = with_receipt(self.report, self.operation, self.arguments, rows, numbers, inputs, target.plugins)
+        content = receipt_bytes(report)
+        with staged.file(RECEIPT, len(content)) as file:
+            file.write(content)
+        return report
 
 
 def combine(
@@ -91,85 +218,16 @@ def combine(
         raise LoraLabError("There is nothing to combine, expected at least one adapter.")
     options = options or CombineOptions()
     values = parse_parameters(method.parameters, parameters or {})
-    if os.path.lexists(target.output) and not target.overwrite:
-        raise OperationError(
-            f"{quoted(target.output)} exists already.", hint="Choose another name, or pass --overwrite."
-        )
-    if target.overwrite:
-        require_apart(target.output, [stamp for adapter in adapters for stamp in adapter.files])
+    target.require_free(adapters)
     started = time.perf_counter()
     joints = joints_of(adapters, options)
+    recipe = Recipe(adapters, method, options, values, operation)
     saved = gather_saved(adapters, options, reader)
     observer = observer or Unwatched()
-    combiner = Combiner(adapters, joints, method, options, values, reader, observer)
-    modules = with_biases(list(combiner.run()))
-    is_whole = len(modules) == len({module for adapter in adapters for module in adapter.modules})
-    files = AdapterFiles(configuration_of(adapters, modules, saved, is_whole=is_whole), tensors_of(modules, saved))
-    report = report_of(operation, adapters, method, joints, modules, saved, options)
-    arguments = _arguments(operation, adapters, method, options, values)
+    made = recipe.made(joints, Supply(len(adapters), reader), saved, observer)
     if target.is_dry:
-        rows = [{"path": name, "size_bytes": size, "sha256": ""} for name, size in files.sizes.items()]
-        return with_receipt(report, operation, arguments, rows, {}, (), target.plugins)
-    read = sum(adapter.size_bytes for adapter in adapters)
-    return _written(files, report, operation, arguments, target, read, started, observer)
-
-
-def _written(
-    files: AdapterFiles,
-    report: Report,
-    operation: str,
-    arguments: Mapping[str, Any],
-    target: CombineTarget,
-    bytes_read: int,
-    started: float,
-    observer: Observer,
-) -> Report:
-    """Write everything and give the folder its name; the receipt."""
-    identity = hashlib.sha256(json.dumps([operation, arguments, files.sizes], sort_keys=True).encode()).hexdigest()
-    with StagedFolder(target.output, identity, disk=target.disk, overwrite=target.overwrite) as staged:
-        files.write(staged, observer)
-        finished = sorted(staged.finished.values())
-        numbers = {
-            "seconds": time.perf_counter() - started,
-            "bytes_read": bytes_read,
-            "bytes_written": sum(file.size_bytes for file in finished),
-            "peak_memory_bytes": peak_memory_bytes(),
-        }
-        rows = [{"path": file.name, "size_bytes": file.size_bytes, "sha256": file.sha256} for file in finished]
-        report = with_receipt(report, operation, arguments, rows, numbers, target.inputs(), target.plugins)
-        content = receipt_bytes(report)
-        with staged.file(RECEIPT, len(content)) as file:
-            file.write(content)
+        return made.planned(target)
+    with made.staged(target) as staged:
+        report = made.write(staged, target, observer, started=started)
         staged.commit()
     return report
-
-
-def _arguments(
-    operation: str,
-    adapters: Sequence[Adapter],
-    method: MergeMethod,
-    options: CombineOptions,
-    values: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What a session is given to do it again."""
-    how = {
-        "rank": options.rank,
-        "energy": options.energy,
-        "error": options.error,
-        "parameters": options.parameters,
-        "dtype": options.dtype.value if options.dtype else None,
-        "seed": options.seed,
-        "modules": list(options.modules),
-    }
-    if operation == "resize":
-        return {"adapter": adapters[0].locator, **how}
-    return {
-        "adapters": [adapter.locator for adapter in adapters],
-        "method": method.id,
-        "settings": {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()},
-        "strengths": list(options.strengths_for(adapters)),
-        **how,
-        "average_saved_modules": options.whole is Whole.AVERAGE,
-        "skip_saved_modules": options.whole is Whole.SKIP,
-        "saved_modules_from": options.saved_modules_from,
-    }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.errors import LoraLabError
 from lora_lab.operations.options import one_for_each
@@ -75,3 +75,8 @@ class CombineOptions:
     def strengths_for(self, adapters: Sequence[Adapter]) -> tuple[float, ...]:
         """One strength for each adapter; raises as :func:`~lora_lab.operations.options.one_for_each`."""
         return one_for_each(self.strengths, adapters)
+
+    def to_json(self) -> dict[str, Any]:
+        """What was asked for, without what was not."""
+        said = {**asdict(self), "whole": self.whole.value, "dtype": self.dtype.value if self.dtype else None}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in said.items() if value}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_lab.analyses.summaries import summarised
 from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
 from lora_lab.errors import quoted
-from lora_lab.operations.combining import widest
+from lora_lab.operations.joining import widest
 from lora_lab.operations.receipt import OUTPUTS, SUMMARY, versions
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lora_lab.domain.report import InputRecord
     from lora_lab.extension.contracts import MergeMethod
     from lora_lab.operations.combine_options import CombineOptions
-    from lora_lab.operations.combining import Joined, Joint
+    from lora_lab.operations.combining import Joined
     from lora_lab.operations.saved_modules import Saved
 
 MODULES: Final = (
@@ -40,8 +40,8 @@ TOTALS: Final = (
     Column("rank_max", "Largest r", ColumnKind.INTEGER),
     Column("parameters", "Parameters", ColumnKind.INTEGER),
     Column("parameters_before", "Parameters of the inputs", ColumnKind.INTEGER),
-    Column("norm", "‖D‖_F", formula="√Σ‖D‖²"),
-    Column("relative_error", "Relative error", formula="√Σ‖D − ΔW‖²/√Σ‖D‖²"),
+    Column("norm", "‖D‖_F", formula="√Σ‖D‖², of modules that are left out too"),
+    Column("relative_error", "Relative error", formula="√Σ‖D − ΔW‖²/√Σ‖D‖², what is left out counted whole"),
     Column("dtype", "dtype", ColumnKind.TEXT),
     Column("left_out", "Left out", ColumnKind.LIST, formula="modules that the number of parameters leaves no rank for"),
     Column("saved_modules", "Saved whole", ColumnKind.LIST),
@@ -66,14 +66,13 @@ def report_of(
     operation: str,
     adapters: Sequence[Adapter],
     method: MergeMethod,
-    joints: Sequence[Joint],
     modules: Sequence[Joined],
     saved: Saved,
     options: CombineOptions,
 ) -> Report:
-    """What came of every module."""
-    rows = [_row(module) for module in modules]
-    left_out = sorted({joint.module for joint in joints} - {module.joint.module for module in modules})
+    """What came of every module; one of rank 0 is in no file."""
+    rows = [_row(module) for module in modules if module.rank]
+    left_out = [module.joint.module for module in modules if not module.rank]
     norm = math.hypot(*(module.norm for module in modules))
     totals = {
         "modules": len(rows),
@@ -83,7 +82,7 @@ def report_of(
         "parameters_before": sum(adapter.parameters for adapter in adapters),
         "norm": norm,
         "relative_error": math.hypot(*(module.error for module in modules)) / norm if norm > 0.0 else None,
-        "dtype": (options.dtype or widest(joints)).value,
+        "dtype": (options.dtype or widest([module.joint for module in modules])).value,
         "left_out": left_out,
         "saved_modules": saved.modules if saved.tensors else [],
     }
@@ -107,7 +106,7 @@ def _findings(adapters: Sequence[Adapter], modules: Sequence[Joined], left_out: 
                 "other_base", f"The adapters name different bases, {', '.join(map(quoted, bases))}: the first is kept."
             )
         )
-    zero = [module.joint.module for module in modules if module.norm == 0.0]
+    zero = [module.joint.module for module in modules if module.rank and module.norm == 0.0]
     if zero:
         findings.append(Finding("zero_delta", f"ΔW is zero in {len(zero)} modules: {summarised(map(quoted, zero))}."))
     if left_out:

@@ -43,6 +43,23 @@ class Cut(TypedDict, total=False):
     modules: Sequence[str]
 
 
+class Whole(TypedDict, total=False):
+    """What becomes of modules that several adapters bring whole, such as a classifier; refused without a word.
+
+    average_saved_modules : the mean, weighed by the strengths
+    skip_saved_modules : none
+    saved_modules_from : those of the adapter of this name or locator
+    """
+
+    average_saved_modules: bool
+    skip_saved_modules: bool
+    saved_modules_from: str | None
+
+
+class Combining(Cut, Whole, total=False):
+    """How much is kept of ΔW, and what of whole modules."""
+
+
 class Arranging(ABC):
     """Combines and resizes what a session can open."""
 
@@ -65,13 +82,10 @@ class Arranging(ABC):
         method: str = "linear",
         strengths: Sequence[float] = (),
         settings: Mapping[str, Any] | None = None,
-        average_saved_modules: bool = False,
-        skip_saved_modules: bool = False,
-        saved_modules_from: str | None = None,
         overwrite: bool = False,
         dry_run: bool = False,
         observer: Observer | None = None,
-        **cut: Unpack[Cut],
+        **how: Unpack[Combining],
     ) -> Report:
         """Make one adapter out of several, by the change of weights that each of them is.
 
@@ -82,25 +96,20 @@ class Arranging(ABC):
         method : of ``registry.methods``
         strengths : wᵢ, one for each adapter; none means 1 each, a negative one subtracts
         settings : parameters of the method, values or texts as a person types them
-        average_saved_modules, skip_saved_modules, saved_modules_from : what becomes of modules that several bring whole
         overwrite : replace `output` when it is there
         dry_run : compute everything, and write nothing
-        cut : rank, energy, error, parameters, dtype, seed, modules, see :class:`Cut`
+        how : rank, energy, error, parameters, dtype, seed, modules, see :class:`Cut`; whole modules, see
+            :class:`Whole`
 
         Raises
         ------
         LoraLabError
             something does not fit, or the disk, or the observer, says no; nothing was written.
         """
-        from lora_lab.operations.combine_options import Whole
-
-        if average_saved_modules and skip_saved_modules:
-            raise LoraLabError("Saved modules are either averaged or left out, and both were asked for.")
-        whole = Whole.AVERAGE if average_saved_modules else Whole.SKIP if skip_saved_modules else Whole.REFUSE
-        options = self._cut(cut, strengths=tuple(strengths), whole=whole, saved_modules_from=saved_modules_from)
+        options = self._options_of(how, strengths)
         return self._combine(
             adapters,
-            self._method(method),
+            method,
             Path(output),
             options,
             operation="combine",
@@ -109,6 +118,100 @@ class Arranging(ABC):
             dry_run=dry_run,
             observer=observer,
         )
+
+    def sweep(
+        self,
+        adapters: Sequence[str],
+        *,
+        output: str | Path,
+        strengths: Sequence[Sequence[float]],
+        method: str = "linear",
+        settings: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+        dry_run: bool = False,
+        observer: Observer | None = None,
+        **how: Unpack[Combining],
+    ) -> Report:
+        """Combine the same adapters with several sets of strengths: one output each, all of them or none.
+
+        Parameters
+        ----------
+        output : stem of the folders to appear: ``mixed`` becomes ``mixed-0.7-0.3``; each is what :meth:`combine` makes
+        strengths : sets of one strength for each adapter
+        method, settings, overwrite, dry_run, how : as of :meth:`combine`
+
+        Returns
+        -------
+        one row for each output: its ranks, its size, and what it lost; the observer is told of rows as they are ready
+
+        Raises
+        ------
+        LoraLabError
+            as :meth:`combine`, of any of them.
+        """
+        from lora_lab.formats.factors import FactorReader
+        from lora_lab.operations.combine import CombineTarget
+        from lora_lab.operations.sweep import sweep
+
+        chosen, plugins = self._method(method)
+        opened = [self.adapter(locator) for locator in adapters]
+        with Hashing([] if dry_run else opened) as hashing:
+            return sweep(
+                opened,
+                chosen,
+                CombineTarget(Path(output), overwrite, dry_run, inputs=hashing.records, plugins=plugins),
+                strengths,
+                reader=FactorReader(),
+                options=self._options_of(how, ()),
+                parameters=settings,
+                observer=observer,
+            )
+
+    def compare_methods(
+        self,
+        adapters: Sequence[str],
+        *,
+        strengths: Sequence[float] = (),
+        methods: Sequence[str] = (),
+        settings: Mapping[str, Any] | None = None,
+        observer: Observer | None = None,
+        **how: Unpack[Combining],
+    ) -> Report:
+        """Compute what every installed method would make of some adapters, and what it would lose; nothing is written.
+
+        Parameters
+        ----------
+        strengths : wᵢ, one for each adapter; none means 1 each
+        methods : ids, in the order of the rows; none means every one that is installed
+        settings : parameters, for every method that has one of the name; ``METHOD.NAME`` is for one method alone
+        how : as of :meth:`combine`; `modules` makes a sample of the whole
+
+        Returns
+        -------
+        one row for each method: ranks, parameters, bytes, what is lost of what the method itself says, how far it is
+        from the exact sum, or why it refuses; the observer is told of rows as they are ready
+
+        Raises
+        ------
+        LoraLabError
+            no method can combine these adapters, or there is no such method or parameter.
+        """
+        from lora_lab.formats.factors import FactorReader
+        from lora_lab.operations.comparing_methods import compare_methods
+
+        chosen = [self._method(name)[0] for name in methods or self.registry.methods]
+        opened = [self.adapter(locator) for locator in adapters]
+        options = self._options_of(how, strengths)
+        with Hashing(opened) as hashing:
+            report = compare_methods(
+                opened,
+                chosen,
+                reader=FactorReader(),
+                options=options,
+                settings=settings,
+                observer=observer,
+            )
+            return hashing.stamp(report, options.to_json())
 
     def resize(
         self,
@@ -142,7 +245,7 @@ class Arranging(ABC):
             )
         return self._combine(
             [adapter],
-            self._method("linear"),
+            "linear",
             Path(output),
             self._cut(cut),
             operation="resize",
@@ -154,7 +257,7 @@ class Arranging(ABC):
     def _combine(
         self,
         adapters: Sequence[str],
-        method: MergeMethod,
+        method: str,
         output: Path,
         options: CombineOptions,
         *,
@@ -166,15 +269,13 @@ class Arranging(ABC):
     ) -> Report:
         from lora_lab.formats.factors import FactorReader
         from lora_lab.operations.combine import CombineTarget, combine
-        from lora_lab.session.guarded import GuardedMethod
 
+        chosen, plugins = self._method(method)
         opened = [self.adapter(locator) for locator in adapters]
-        owner = self.registry.plugin_of("methods", method.id)
-        plugins = {owner.distribution: owner.version} if owner.distribution else {}
         with Hashing([] if dry_run else opened) as hashing:
             return combine(
                 opened,
-                method if owner.origin == BUILT_IN else GuardedMethod(method, owner),
+                chosen,
                 CombineTarget(output, overwrite, dry_run, inputs=hashing.records, plugins=plugins),
                 reader=FactorReader(),
                 options=options,
@@ -183,7 +284,10 @@ class Arranging(ABC):
                 observer=observer,
             )
 
-    def _method(self, name: str) -> MergeMethod:
+    def _method(self, name: str) -> tuple[MergeMethod, Mapping[str, str]]:
+        """The method, a plugin's guarded, and the version of the distribution that brings it."""
+        from lora_lab.session.guarded import GuardedMethod
+
         found = self.registry.methods.get(name)
         if found is None:
             known = ", ".join(self.registry.methods)
@@ -191,7 +295,18 @@ class Arranging(ABC):
                 f"There is no method {quoted(name)}, expected one of: {known}.",
                 hint="lora-lab methods says what each does.",
             )
-        return found
+        owner = self.registry.plugin_of("methods", name)
+        plugins = {owner.distribution: owner.version} if owner.distribution else {}
+        return (found if owner.origin == BUILT_IN else GuardedMethod(found, owner)), plugins
+
+    def _options_of(self, how: Combining, strengths: Sequence[float]) -> CombineOptions:
+        from lora_lab.operations.combine_options import Whole as Choice
+
+        averages, skips = how.get("average_saved_modules", False), how.get("skip_saved_modules", False)
+        if averages and skips:
+            raise LoraLabError("Saved modules are either averaged or left out, and both were asked for.")
+        whole = Choice.AVERAGE if averages else Choice.SKIP if skips else Choice.REFUSE
+        return self._cut(how, strengths=tuple(strengths), whole=whole, saved_modules_from=how.get("saved_modules_from"))
 
     def _cut(self, cut: Cut, **more: Any) -> CombineOptions:
         from lora_lab.operations.combine_options import CombineOptions

@@ -89,6 +89,7 @@ class StagedFolder:
     plan_id : identity of what is being made: a resumed run with another one starts anew
     overwrite : whether what is at `target` is replaced
     resume : whether the finished files of an interrupted run are kept
+    is_resumable : whether whoever makes the folder can go on with it; else nothing of a failed run stays
 
     Raises
     ------
@@ -102,12 +103,20 @@ class StagedFolder:
     """
 
     def __init__(
-        self, target: Path, plan_id: str, *, disk: Disk | None = None, overwrite: bool = False, resume: bool = False
+        self,
+        target: Path,
+        plan_id: str,
+        *,
+        disk: Disk | None = None,
+        overwrite: bool = False,
+        resume: bool = False,
+        is_resumable: bool = True,
     ) -> None:
         self.target = Path(os.path.abspath(target))  # noqa: PTH100 - the name as given, not where a link leads
         self._disk = disk or Disk()
         self._is_overwriting = overwrite
         self._is_resuming = resume
+        self._is_resumable = is_resumable
         stem = f".{self.target.name}.lora_lab"
         self.folder = self.target.with_name(f"{stem}-{plan_id[:_ID_CHARACTERS]}")
         self._journal = self.folder.with_name(f"{self.folder.name}.journal")
@@ -154,7 +163,7 @@ class StagedFolder:
     @property
     def finished(self) -> dict[str, Finished]:
         """The files that are complete, by name; waits for the last of them, and raises what went wrong with it."""
-        self._settle()
+        self.settle()
         return self._finished
 
     @contextmanager
@@ -185,7 +194,7 @@ class StagedFolder:
                         f"{quoted(place)} got {staged.size_bytes} bytes, expected {size_bytes}.",
                         hint="This is a fault of lora-lab.",
                     )
-                self._settle()
+                self.settle()
             except BaseException as error:
                 if isinstance(error, CancelledError | KeyboardInterrupt):
                     self._unwanted.set()
@@ -197,9 +206,14 @@ class StagedFolder:
         whole = Finished(name, digest, size_bytes)
         self._behind = self._pool.submit(self._arrive, read_back, descriptor, part, place, whole)
 
+    def settle(self) -> None:
+        """Wait for the file behind; what went wrong with it is raised as often as it is asked for."""
+        if self._behind is not None:
+            self._behind.result()
+
     def commit(self) -> None:
         """Give the folder its name, and let go of what had it."""
-        self._settle()
+        self.settle()
         with explained(self.target):
             self._disk.sync_folder(self.folder)
             self._note({_COMMITTING: self._identity(self.folder)})
@@ -212,11 +226,6 @@ class StagedFolder:
             self._disk.remove(self._journal)
 
     # The parts.
-
-    def _settle(self) -> None:
-        """Wait for the file behind; what went wrong with it is raised as often as it is asked for."""
-        if self._behind is not None:
-            self._behind.result()
 
     def _arrive(self, read_back: ReadBack, descriptor: int, part: Path, place: Path, whole: Finished) -> None:
         """Make sure that a file is on the disk, give it its name and note it."""
@@ -276,7 +285,12 @@ class StagedFolder:
             self._disk.remove_tree(self.folder)
         self._disk.remove(self._journal)
         self._disk.make_folder(self.folder)
-        self._disk.sync_folder(self.folder.parent)
+        try:
+            self._disk.sync_folder(self.folder.parent)
+        except OSError:
+            with suppress(OSError):
+                self._disk.remove_tree(self.folder)
+            raise
 
     def _keep_finished(self) -> None:
         """Files of the journal whose bytes are still those it says."""
@@ -320,7 +334,7 @@ class StagedFolder:
             self._disk.sync_folder(folder.parent)
 
     def _give_up(self, error: BaseException | None) -> None:
-        if self._finished and not isinstance(error, CancelledError | KeyboardInterrupt):
+        if self._is_resumable and self._finished and not isinstance(error, CancelledError | KeyboardInterrupt):
             if isinstance(error, OperationError):
                 kept = f"{len(self._finished)} finished files are kept in {quoted(self.folder)}; --resume goes on."
                 error.hint = f"{error.hint} {kept}".strip()

@@ -43,3 +43,26 @@ def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     rows = json.loads(capsys.readouterr().out)["methods"]
     assert [row["id"] for row in rows][:3] == ["linear", "cat", "svd"]
     assert all(row["summary"] for row in rows)
+
+
+def test_a_sweep_and_the_table_of_methods(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Several outputs of one command; what the methods would lose, before one chooses."""
+    a, b = (str(SAMPLES / name) for name in ("banking77-r8-seed0", "snips-r8"))
+    sample = ["--module", "*layers.0*attn*", "--rank", "4"]
+    out = str(tmp_path / "mixed")
+    assert run("combine", a, b, "--sweep", "0.7,0.3", "--sweep", "0:1:0.5,-1", *sample, "--json", "-o", out) == 0
+    said = json.loads(capsys.readouterr().out)
+    names = ["mixed-0--1", "mixed-0.5--1", "mixed-0.7-0.3", "mixed-1--1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert [row["strengths"] for row in said["sweep"]] == [[0.7, 0.3], [0.0, -1.0], [0.5, -1.0], [1.0, -1.0]]
+    assert run("combine", a, b, "--sweep", "1,1", "--strength", "1", "-o", out) == 2
+    assert run("combine", a, b, "--sweep", "1,x", "-o", out) == 2
+    capsys.readouterr()
+    assert run("methods", a, b, *sample, "--param", "density=0.3", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert {row["id"] for row in said["methods"]} >= {"linear", "ties", "slerp"}
+    assert said["parameters"] == {"rank": 4, "modules": ["*layers.0*attn*"], "whole": "refuse"}
+    assert len(said["inputs"]) == 2
+    assert run("methods", a, b, *sample, "--method", "slerp", "--strength", "1", "--strength", "-1") == 0
+    assert "not both zero" in capsys.readouterr().err
+    assert run("methods", "--rank", "4") == 2
