@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from lora_lab.domain.adapter import Delta
     from lora_lab.extension.contracts import AnalysisContext, ArrayStore
-    from lora_lab.linalg.decompositions import Merged, WeightBasis
+    from lora_lab.linalg.decompositions import Merged
+    from lora_lab.linalg.tridiagonal import TridiagonalProcesses
+    from lora_lab.linalg.weight_basis import WeightBasis
 
 _REFERENCE: Final = "arXiv 2410.21228, section 3"
 # Bytes that modules worked on side by side may take together, and float64 squares that one decomposition takes.
@@ -157,21 +159,27 @@ class _Work:
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield one row for each module, in order; several are computed side by side where memory allows."""
         from lora_lab.linalg.side_by_side import side_by_side
+        from lora_lab.linalg.tridiagonal import TridiagonalProcesses
 
-        for group in _groups(self._placing, self._context.device):
-            for delta, result in zip(group, side_by_side(self._tasks(group)), strict=True):
-                yield self._row(delta, result)
+        with TridiagonalProcesses() as processes:
+            for group in _groups(self._placing, self._context.device):
+                for delta, result in zip(group, side_by_side(self._tasks(group, processes)), strict=True):
+                    yield self._row(delta, result)
 
-    def _tasks(self, deltas: Sequence[Delta]) -> Iterator[tuple[int, Callable[[], _Result | NumericalError]]]:
+    def _tasks(
+        self, deltas: Sequence[Delta], processes: TridiagonalProcesses
+    ) -> Iterator[tuple[int, Callable[[], _Result | NumericalError]]]:
         for delta in deltas:
+            if self._context.observer.is_cancelled():
+                processes.close()  # whoever waits for one need not be waited for
             stop_if_cancelled(self._context.observer)
-            yield self._task(delta)
+            yield self._task(delta, processes)
 
-    def _task(self, delta: Delta) -> tuple[int, Callable[[], _Result | NumericalError]]:
+    def _task(
+        self, delta: Delta, processes: TridiagonalProcesses
+    ) -> tuple[int, Callable[[], _Result | NumericalError]]:
         """Read what `delta` needs, here and now, and give the work that is left and the bytes that it holds."""
         from lora_lab.linalg.decompositions import (
-            VERSION,
-            basis_from,
             compare_changed,
             compare_merged,
             decompose_weight,
@@ -179,6 +187,7 @@ class _Work:
             pissa_pair,
         )
         from lora_lab.linalg.spectra import Pair
+        from lora_lab.linalg.weight_basis import VERSION, basis_from
 
         context = self._context
         try:
@@ -196,22 +205,24 @@ class _Work:
         known = basis_from(shape, context.store.get(key)) if context.store else None
         pair = Pair(delta.module, factors.lora_A, factors.lora_B, factors.scaling)
         magnitude = None if delta.magnitude is None else context.reader.tensor(delta.magnitude).reshape(-1)
+        if known is None or magnitude is not None:
+            processes.expect(shape, context.device)
 
         def task() -> _Result | NumericalError:
             there = weight.to(context.device)
             try:
-                basis = known or decompose_weight(there, name=part.name)
+                basis = known or decompose_weight(there, name=part.name, processes=processes)
                 change = pissa_pair(there, basis, pair) if self._is_moved else pair
                 if magnitude is None:
                     merged = compare_merged(there, basis, change, self._top)
                 else:
                     changed = dora_weight(weight, change, magnitude).to(context.device)
-                    merged = compare_changed(there, basis, changed, self._top)
+                    merged = compare_changed(there, basis, changed, self._top, processes=processes)
             except NumericalError as error:
                 return error
             return _Result(merged, basis.rank, shape, key, None if known else basis)
 
-        return weight.nbytes + (known.vectors.nbytes if known else 0), task
+        return weight.nbytes + (known.size_bytes if known else 0), task
 
     def _row(self, delta: Delta, result: _Result | NumericalError) -> dict[str, Any]:
         part = self._placing.part(delta)

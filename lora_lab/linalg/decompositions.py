@@ -34,44 +34,17 @@ import torch
 from lora_lab.errors import CompatibilityError, NumericalError, quoted
 from lora_lab.linalg.diagonal_plus import DiagonalPlus, leading_eigenpairs
 from lora_lab.linalg.threads import one_thread
+from lora_lab.linalg.tridiagonal import Reduced
 from lora_lab.linalg.updates import Term, Update
+from lora_lab.linalg.weight_basis import WeightBasis, product
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from lora_lab.linalg.spectra import Pair
+    from lora_lab.linalg.tridiagonal import TridiagonalProcesses
 
-VERSION: Final = 1  # of what is kept; a change of method makes another
 _EPSILON: Final = 2.0**-52
 _PANELS: Final = 4
 _BLOCK_ELEMENTS: Final = 1 << 20
-
-
-class WeightBasis(NamedTuple):
-    """The decomposition of one weight W (out, in), k = min(out, in).
-
-    shape : (out, in)
-    vectors : (k, k) float32, rows: left singular vectors where out ≤ in, right ones otherwise
-    singular_values : (k,) float64, descending
-    """
-
-    shape: tuple[int, int]
-    vectors: torch.Tensor
-    singular_values: torch.Tensor
-
-    @property
-    def rank(self) -> int:
-        """How many σ exceed √(k·ε)·σ₁, below which nothing can be told from zero."""
-        floor = math.sqrt(self.singular_values.numel() * _EPSILON) * self._largest
-        return int((self.singular_values > floor).sum())
-
-    @property
-    def _largest(self) -> float:
-        return float(self.singular_values[0]) if self.singular_values.numel() else 0.0
-
-    def to_tensors(self) -> dict[str, torch.Tensor]:
-        """What a store keeps."""
-        return {"vectors": self.vectors, "singular_values": self.singular_values}
 
 
 class Merged(NamedTuple):
@@ -89,12 +62,15 @@ class Merged(NamedTuple):
     is_unchanged: bool
 
 
-def decompose_weight(weight: torch.Tensor, *, name: str = "W") -> WeightBasis:
+def decompose_weight(
+    weight: torch.Tensor, *, name: str = "W", processes: TridiagonalProcesses | None = None
+) -> WeightBasis:
     """Compute the left singular vectors of `weight`, by an eigendecomposition of its smaller Gram matrix.
 
     Parameters
     ----------
     weight : (out, in), float of any width, any strides
+    processes : those that a weight on the processor is given to, when it is large enough and they can be had
 
     Raises
     ------
@@ -102,6 +78,8 @@ def decompose_weight(weight: torch.Tensor, *, name: str = "W") -> WeightBasis:
         it holds NaN or infinity.
     CompatibilityError
         it is no matrix of floats.
+    CancelledError
+        `processes` were closed.
 
     Notes
     -----
@@ -117,30 +95,16 @@ def decompose_weight(weight: torch.Tensor, *, name: str = "W") -> WeightBasis:
     shape = _shape_of(weight, name)
     side = weight if shape[0] <= shape[1] else weight.T
     with one_thread():
-        gram = _gram(side)
-        if not math.isfinite(float(gram.trace())):
-            raise NumericalError(
-                f"The weight {quoted(name)} of the base holds NaN or infinity, expected finite numbers.",
-                hint="The file is damaged, or the model diverged.",
-            )
-        values, vectors = torch.linalg.eigh(gram)
-        del gram
-        singular_values = values.flip(0).clamp_(min=0.0).sqrt_().cpu()
-        rows = vectors.T.to(torch.float32).flip(0)  # LAPACK's columns are rows in memory
-        return WeightBasis(shape, rows.cpu(), singular_values)
-
-
-def basis_from(shape: tuple[int, int], tensors: Mapping[str, torch.Tensor] | None) -> WeightBasis | None:
-    """What :meth:`WeightBasis.to_tensors` gave, when it fits a weight of `shape`; None otherwise."""
-    if tensors is None:
-        return None
-    vectors, values = tensors.get("vectors"), tensors.get("singular_values")
-    side = min(shape)
-    if vectors is None or values is None or vectors.shape != (side, side) or values.shape != (side,):
-        return None
-    if vectors.dtype != torch.float32 or values.dtype != torch.float64:
-        return None
-    return WeightBasis(shape, vectors, values)
+        found = None if processes is None else processes.reduced(side)
+        if found is None:
+            found = _decomposed(side)
+    if not math.isfinite(float(found.squares.sum())):
+        raise NumericalError(
+            f"The weight {quoted(name)} of the base holds NaN or infinity, expected finite numbers.",
+            hint="The file is damaged, or the model diverged.",
+        )
+    singular_values = found.squares.clamp(min=0.0).sqrt_()
+    return WeightBasis(shape, found.vectors, singular_values, found.reflectors, found.scales)
 
 
 def compare_merged(weight: torch.Tensor, basis: WeightBasis, pair: Pair, top: int) -> Merged:
@@ -186,14 +150,21 @@ def compare_merged(weight: torch.Tensor, basis: WeightBasis, pair: Pair, top: in
     if not is_left:
         near, far, side = far, near, weight.T
     with one_thread():
-        image = _product(side, far)  # (k, r) = S·far
-        turned = _product(basis.vectors, torch.cat([near, image], dim=1))
+        image = product(side, far)  # (k, r) = S·far
+        turned = basis.coordinates(torch.cat([near, image], dim=1))
         near, image = turned.cpu().chunk(2, dim=1)
         changes = DiagonalPlus(basis.singular_values.square(), near, image, (far.T @ far).cpu())
         return _compared(basis, changes, top)
 
 
-def compare_changed(weight: torch.Tensor, basis: WeightBasis, changed: torch.Tensor, top: int) -> Merged:
+def compare_changed(
+    weight: torch.Tensor,
+    basis: WeightBasis,
+    changed: torch.Tensor,
+    top: int,
+    *,
+    processes: TridiagonalProcesses | None = None,
+) -> Merged:
     """Compare the `top` first left singular vectors of any other matrix with every one of W's.
 
     For a change that is no low-rank matrix, such as DoRA's, which scales every row anew: `changed` is decomposed whole,
@@ -204,6 +175,7 @@ def compare_changed(weight: torch.Tensor, basis: WeightBasis, changed: torch.Ten
     weight : (out, in), float of any width, any strides; the one that `basis` is of
     changed : (out, in) float of any width: what takes W's place
     top : as :func:`compare_merged`
+    processes : as :func:`decompose_weight`
 
     Raises
     ------
@@ -216,18 +188,18 @@ def compare_changed(weight: torch.Tensor, basis: WeightBasis, changed: torch.Ten
     >>> compare_changed(weight, decompose_weight(weight), torch.ones(2, 2), 1).max_cosines.round(decimals=3).tolist()
     [0.707]
     """
-    other = decompose_weight(changed, name="W + ΔW")
+    other = decompose_weight(changed, name="W + ΔW", processes=processes)
     kept, rank = min(top, other.rank), basis.rank
     singular_values = other.singular_values[:kept]
     with one_thread():
         is_unchanged = bool(torch.equal(changed.to(torch.float64), weight.to(torch.float64)))
-        vectors = other.vectors[:kept].to(torch.float64)
-        own = basis.vectors[:rank]
+        vectors = other.leading(kept)  # (k, t)
         if basis.shape[0] <= basis.shape[1]:
-            cosines = _product(own, vectors.T)
+            cosines = basis.coordinates(vectors)[:rank]
         else:
-            left = _product(changed, vectors.T.to(changed.device)) / singular_values.to(changed.device)  # (out, t)
-            cosines = _product(own, _product(weight.T, left).cpu()) / basis.singular_values[:rank, None]
+            left = product(changed, vectors.to(changed.device)) / singular_values.to(changed.device)  # (out, t)
+            across = basis.coordinates(product(weight.T, left).cpu())
+            cosines = across[:rank] / basis.singular_values[:rank, None]
     return _nearest(singular_values, cosines, is_unchanged=is_unchanged)
 
 
@@ -303,12 +275,12 @@ def pissa_pair(weight: torch.Tensor, basis: WeightBasis, pair: Pair) -> Pair:
     >>> (change.lora_B @ change.lora_A).abs().max().item() < 1e-6
     True
     """
-    leading = basis.vectors[: pair.lora_A.shape[0]].to(device=weight.device, dtype=torch.float64).T  # (k, r)
     with one_thread():
+        leading = basis.leading(pair.lora_A.shape[0]).to(weight.device)  # (k, r)
         if basis.shape[0] <= basis.shape[1]:
-            left, right = leading, _product(weight.T, leading)
+            left, right = leading, product(weight.T, leading)
         else:
-            left, right = _product(weight, leading), leading
+            left, right = product(weight, leading), leading
         lora_B = torch.cat([pair.scaling * pair.lora_B.to(torch.float64), -left.cpu()], dim=1)
         lora_A = torch.cat([pair.lora_A.to(torch.float64), right.T.cpu()])
     return pair._replace(lora_A=lora_A, lora_B=lora_B, scaling=1.0)
@@ -339,6 +311,18 @@ def _nearest(singular_values: torch.Tensor, cosines: torch.Tensor, *, is_unchang
     return Merged(singular_values, largest.values.clamp(max=1.0), largest.indices, is_unchanged)
 
 
+def _decomposed(side: torch.Tensor) -> Reduced:
+    """S Sᵀ decomposed in one go, here; of one that is not finite nothing but its trace is told."""
+    gram = _gram(side)
+    trace = gram.trace()
+    if not math.isfinite(float(trace)):
+        return Reduced(trace.cpu(), torch.empty(0, 0))
+    values, vectors = torch.linalg.eigh(gram)
+    del gram
+    rows = vectors.T.to(torch.float32).flip(0)  # LAPACK's columns are rows in memory
+    return Reduced(values.flip(0).cpu(), rows.cpu())
+
+
 def _gram(side: torch.Tensor) -> torch.Tensor:
     """side·sideᵀ, (k, k) float64, from blocks of columns; only panels on and above the diagonal are multiplied."""
     rows, columns = side.shape
@@ -352,16 +336,6 @@ def _gram(side: torch.Tensor) -> torch.Tensor:
     for above in range(height, rows, height):
         gram[above : above + height, :above] = gram[:above, above : above + height].T
     return gram
-
-
-def _product(matrix: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """matrix·columns, float64 on the device of `columns`, by blocks of rows."""
-    step = max(1, _BLOCK_ELEMENTS // max(matrix.shape[1], 1))
-    parts = [
-        matrix[first : first + step].to(device=columns.device, dtype=torch.float64) @ columns
-        for first in range(0, matrix.shape[0], step)
-    ]
-    return torch.cat(parts) if parts else columns.new_zeros((0, columns.shape[1]))
 
 
 def _shape_of(weight: torch.Tensor, name: str) -> tuple[int, int]:

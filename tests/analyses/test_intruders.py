@@ -415,3 +415,47 @@ def test_peft_has_not_changed_its_mind() -> None:
         name: parameter.default for name, parameter in inspect.signature(reduce_intruder_dimension).parameters.items()
     }
     assert (defaults["top_k"], defaults["threshold_epsilon"]) == (10, 0.5), peft.__version__
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"use_dora": True}, {"init_lora_weights": "pissa"}], ids=["plain", "dora", "pissa"]
+)
+def test_large_weights_go_to_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]) -> None:
+    """As large as 9 here: the same rows as without them, and from the store the same digits again."""
+    from lora_lab.linalg import tridiagonal
+
+    saved_by_peft(tmp_path, ["square", "wide", "tall"], **config)
+    here = rows_of(analysed(tmp_path))
+    monkeypatch.setattr(tridiagonal, "SMALLEST_SIDE", 9)
+    sent = []
+    original = tridiagonal._exchanged
+    monkeypatch.setattr(tridiagonal, "_exchanged", lambda child, side: (sent.append(side), original(child, side))[1])
+    session = Session()
+    place = (str(tmp_path / "adapter"),), str(tmp_path / "base")
+    first = rows_of(session.analyze("intruders", place[0], base=place[1]))
+    decomposed = len(sent)
+    again = rows_of(session.analyze("intruders", place[0], base=place[1], parameters={"top": 9}))
+    assert decomposed == (6 if config.get("use_dora") else 3)
+    assert len(sent) == decomposed + (3 if config.get("use_dora") else 0)
+    for name, row in first.items():
+        assert row["max_cosines"] == pytest.approx(here[name]["max_cosines"], abs=1e-5)
+        assert row["singular_values"] == pytest.approx(here[name]["singular_values"], rel=1e-6)
+        assert row["max_cosines"][:9] == pytest.approx(again[name]["max_cosines"], abs=1e-12)
+
+
+def test_a_cancelled_run_leaves_no_process(tmp_path: Path, watcher: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked to stop between two modules, while others are being decomposed."""
+    from lora_lab.linalg import tridiagonal
+
+    names = [f"layers.{layer}.proj" for layer in range(12)]
+    adapter = write_adapter(tmp_path / "a", factors(dict.fromkeys(names, (1100, 1100))), target_modules=["proj"])
+    (tmp_path / "base").mkdir()
+    save_file({f"{name}.weight": torch.randn(1100, 1100) for name in names}, tmp_path / "base" / "model.safetensors")
+    made: list[Any] = []
+    original = tridiagonal.subprocess.Popen
+    monkeypatch.setattr(tridiagonal.subprocess, "Popen", lambda *a, **k: (made.append(original(*a, **k)), made[-1])[1])
+    session = Session(cache=False)
+    with pytest.raises(CancelledError):
+        session.analyze("intruders", [str(adapter)], base=str(tmp_path / "base"), observer=watcher(cancel_after=2))
+    assert made
+    assert all(child.returncode is not None for child in made)

@@ -1,7 +1,8 @@
 """Time intruder dimensions per 2048² layer, cold and with the base's decompositions kept, against PEFT's own function.
 
 Prints, never asserts. PEFT and we work on the same layers in the same process and in turn; ours reads its files, PEFT's
-weights are in memory. What LAPACK takes for the eigenvectors alone stands beside them: the cold run cannot be faster.
+weights are in memory. What torch's own LAPACK takes for all eigenvectors stands beside them. A cold run starts its
+processes, a quarter of a second that all layers share.
 Run with: python tests/benchmarks/bench_intruders.py [--repeats N] [--side N] [--layers N]
 """
 
@@ -45,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--side", type=int, default=2048)
-    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=4)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
