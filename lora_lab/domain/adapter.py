@@ -69,6 +69,11 @@ class Delta:
     diagonal: TensorRef | None = None  # KaSA: ΔW = s·B·diag(d)·A
 
     @property
+    def weight_path(self) -> str:
+        """Path of the weight that it changes: for one of several experts, that of all of them."""
+        return self.module.removesuffix(f"[{self.expert}]") if self.kind is DeltaKind.EXPERTS else self.module
+
+    @property
     def parameters(self) -> int:
         """Elements of A and B that belong to this delta."""
         share = self.experts or 1

@@ -135,7 +135,7 @@ def _moves(deltas: Sequence[Delta], places: Mapping[str, TensorRef]) -> set[_Mov
     by_ending: defaultdict[tuple[str, ...], list[list[str]]] = defaultdict(list)
     for path in places:
         by_ending[_ending(path)].append(path.split("."))
-    voters = {_pattern(path): path for path in map(_path, deltas)}
+    voters = {_pattern(delta.weight_path): delta.weight_path for delta in deltas}
     moves = {_IDENTITY}
     for path in list(voters.values())[:_MOST_VOTERS]:
         parts = path.split(".")
@@ -153,13 +153,8 @@ def _score(deltas: Sequence[Delta], places: Mapping[str, TensorRef], move: _Move
 
 
 def _place(delta: Delta, places: Mapping[str, TensorRef], move: _Move) -> TensorRef | None:
-    path = _moved(_path(delta), move)
+    path = _moved(delta.weight_path, move)
     return None if path is None else places.get(path)
-
-
-def _path(delta: Delta) -> str:
-    """Path of the weight: for one of several experts, that of all of them."""
-    return delta.module.removesuffix(f"[{delta.expert}]") if delta.kind is DeltaKind.EXPERTS else delta.module
 
 
 def _moved(path: str, move: _Move) -> str | None:

@@ -11,6 +11,7 @@ from lora_lab.domain.adapter import DeltaKind
 from lora_lab.domain.dtypes import DType
 from lora_lab.domain.progress import stop_if_cancelled
 from lora_lab.operations.execution import raw_bytes
+from lora_lab.operations.parameter_files import packed, parameters_among, target_parameters
 from lora_lab.operations.saved_modules import PREFIX
 from lora_lab.storage.layout import Entry, header_bytes, in_aligned_order
 from lora_lab.storage.reading import torch_dtype
@@ -46,7 +47,10 @@ def configuration_of(
     ----------
     is_whole : whether every module of every adapter is in the result
     """
-    common, others = rank_patterns({module.joint.module: module.rank for module in modules})
+    parameters = parameters_among(modules, adapters)
+    inside = {id(one): path for path, several in parameters.items() for one in several}
+    common, others = rank_patterns({inside.get(id(module), module.joint.module): module.rank for module in modules})
+    plain = [module for module in modules if id(module) not in inside]
     document: dict[str, Any] = {"peft_type": "LORA"}
     if len(adapters) == 1:
         document |= {key: value for key, value in adapters[0].configuration.items() if key not in _FORGOTTEN}
@@ -58,7 +62,8 @@ def configuration_of(
         "lora_alpha": common,
         "rank_pattern": others,
         "alpha_pattern": dict(others),
-        "target_modules": _targets(adapters, modules, is_whole=is_whole),
+        "target_modules": _targets(adapters, plain, is_whole=is_whole),
+        "target_parameters": target_parameters(parameters, adapters, is_whole=is_whole) or None,
         "modules_to_save": None,
         "bias": "none",
         "fan_in_fan_out": any(module.joint.first.fan_in_fan_out for module in modules),
@@ -73,10 +78,14 @@ def configuration_of(
     }
 
 
-def tensors_of(modules: Sequence[Joined], saved: Saved) -> dict[str, torch.Tensor]:
+def tensors_of(adapters: Sequence[Adapter], modules: Sequence[Joined], saved: Saved) -> dict[str, torch.Tensor]:
     """Every tensor of the file under its name."""
-    tensors = dict(saved.tensors)
+    parameters = parameters_among(modules, adapters)
+    inside = {id(one) for several in parameters.values() for one in several}
+    tensors = {**saved.tensors, **packed(parameters, adapters)}
     for module in modules:
+        if id(module) in inside:
+            continue
         delta, lora_A, lora_B = module.joint.first, module.lora_A, module.lora_B
         path = f"{PREFIX}{delta.module}"
         if delta.kind is DeltaKind.EMBEDDING:
@@ -154,6 +163,8 @@ def _targets(adapters: Sequence[Adapter], modules: Sequence[Joined], *, is_whole
     for adapter in adapters:
         document = adapter.configuration
         targets = document.get("target_modules")
+        if targets is None and document.get("target_parameters"):
+            targets = []
         if not isinstance(targets, list) or any(
             document.get(key) for key in ("exclude_modules", "layers_to_transform")
         ):

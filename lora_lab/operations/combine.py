@@ -18,6 +18,7 @@ from lora_lab.operations.combine_report import report_of, with_receipt
 from lora_lab.operations.combining import Combiner, with_biases
 from lora_lab.operations.execution import peak_memory_bytes
 from lora_lab.operations.joining import joints_of
+from lora_lab.operations.parameter_files import with_equal_ranks
 from lora_lab.operations.receipt import RECEIPT, receipt_bytes
 from lora_lab.operations.running import require_apart
 from lora_lab.operations.saved_modules import gather_saved
@@ -83,12 +84,12 @@ class Recipe:
         """Compute everything; raises as :func:`combine`."""
         adapters, options = self.adapters, self.options
         combiner = Combiner(adapters, joints, self.method, options, self.values, supply, observer)
-        modules = with_biases(list(combiner.run()))
+        modules = with_equal_ranks(with_biases(list(combiner.run())))
         written = [module for module in modules if module.rank]
         is_whole = len(written) == len({module for adapter in adapters for module in adapter.modules})
         configuration = configuration_of(adapters, written, saved, is_whole=is_whole)
         return Made(
-            AdapterFiles(configuration, tensors_of(written, saved)),
+            AdapterFiles(configuration, tensors_of(adapters, written, saved)),
             report_of(self.operation, adapters, self.method, modules, saved, options),
             self.operation,
             self.arguments,

@@ -117,13 +117,23 @@ class Combiner:
             return factored_singular_values(whole.lora_A, whole.lora_B, 1.0, name=portion.joint.module)
 
         spectra = list(self._each(self.joints, one, before=len(self.joints)))
-        ranks = budget_ranks(spectra, [joint.cost for joint in self.joints], parameters)
-        if not any(ranks):
-            least = min(joint.cost for joint in self.joints)
+        # Experts of one parameter are stored at one rank: together they are worth √Σσ² of each next value.
+        groups: dict[str, list[int]] = {}
+        for place, joint in enumerate(self.joints):
+            groups.setdefault(joint.first.weight_path, []).append(place)
+        together = [
+            torch.nn.utils.rnn.pad_sequence([spectra[place] for place in places]).square().sum(dim=1).sqrt()
+            for places in groups.values()
+        ]
+        costs = [sum(self.joints[place].cost for place in places) for places in groups.values()]
+        divided = budget_ranks(together, costs, parameters)
+        if not any(divided):
             raise LoraLabError(
-                f"{parameters} parameters leave no rank for any module, expected at least {least}, or the sum is zero."
+                f"{parameters} parameters leave no rank for any module, expected at least {min(costs)}, or the sum is "
+                "zero."
             )
-        return ranks, [float(torch.linalg.vector_norm(values)) for values in spectra]
+        ranks = {place: rank for places, rank in zip(groups.values(), divided, strict=True) for place in places}
+        return [ranks[place] for place in range(len(spectra))], [float(values.norm()) for values in spectra]
 
     def _combined(self, portion: Portion, rank: int | None, energy: float | None) -> Combination:
         strengths = self.options.strengths_for(self.adapters)
@@ -198,15 +208,16 @@ def with_biases(modules: Sequence[Joined]) -> list[Joined]:
     Raises
     ------
     AdapterError
-        an embedding is among them, which PEFT gives no bias.
+        an embedding or an expert is among them, which PEFT gives no bias.
     """
     if all(module.bias is None for module in modules):
         return list(modules)
-    embeddings = [module.joint.module for module in modules if module.joint.first.kind is DeltaKind.EMBEDDING]
-    if embeddings:
+    without = (DeltaKind.EMBEDDING, DeltaKind.EXPERTS)
+    bare = [module.joint.module for module in modules if module.joint.first.kind in without]
+    if bare:
         raise AdapterError(
-            f"Biases of lora_B and {counted(embeddings, 'embedding', 'embeddings')} cannot stand in one PEFT adapter: "
-            f"{summarised(map(quoted, embeddings))}.",
+            f"Biases of lora_B and {counted(bare, 'module', 'modules')} that can have none (embeddings, experts) "
+            f"cannot stand in one PEFT adapter: {summarised(map(quoted, bare))}.",
             hint="Leave one of them out with --module GLOB.",
         )
     return [

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 from lora_lab.analyses.scope import refuse, selected
 from lora_lab.analyses.summaries import summarised
-from lora_lab.domain.adapter import DeltaKind
 from lora_lab.domain.dtypes import DType
 from lora_lab.domain.modules import natural_key
 from lora_lab.errors import AdapterError, CompatibilityError, quoted
+from lora_lab.operations.parameter_files import NESTED, level_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from lora_lab.domain.adapter import Adapter, Delta
     from lora_lab.operations.combine_options import CombineOptions
 
-_NESTED: Final = ".base_layer."
 # What changes the weights besides ΔW, and what several adapters cannot have in common.
 _BESIDE: Final = {
     "dora": "the magnitudes change the whole weight, which is known with the base alone",
@@ -100,15 +99,14 @@ def _require_factors(adapter: Adapter, *, is_alone: bool) -> None:
                 else "Leave it as it is.",
             )
     for what, is_so in (
-        ("experts of a mixture, whose factors are stored in one", lambda delta: delta.kind is DeltaKind.EXPERTS),
         ("grouped convolutions, whose sum has no such factors", lambda delta: delta.groups > 1),
-        ("modules inside of another wrapped module", lambda delta: _NESTED in delta.lora_A.name),
+        ("modules inside of another wrapped module", lambda delta: f"{NESTED}." in level_of(delta)),
     ):
         modules = [delta.module for delta in adapter.deltas if is_so(delta)]
         if modules:
             raise AdapterError(
                 f"{quoted(adapter.name)} has {what}: {summarised(map(quoted, modules))}; combine knows linear layers, "
-                "embeddings and plain convolutions.",
+                "embeddings, plain convolutions and experts.",
                 hint="--module GLOB does not help here; merge such an adapter into its base instead.",
             )
 
@@ -116,16 +114,20 @@ def _require_factors(adapter: Adapter, *, is_alone: bool) -> None:
 def _require_alike(adapters: Sequence[Adapter], module: str, places: Sequence[int], deltas: Sequence[Delta]) -> None:
     first = deltas[0]
     for place, delta in zip(places, deltas, strict=True):
-        if (delta.shape, delta.kind, delta.fan_in_fan_out) != (first.shape, first.kind, first.fan_in_fan_out):
+        if _form(delta) != _form(first):
             told = [
-                f"{one.kind.value} {list(one.shape)}{' with fan_in_fan_out' if one.fan_in_fan_out else ''} in "
-                f"{quoted(adapters[at].name)}"
+                f"{one.kind.value} {list(one.shape)}{' with fan_in_fan_out' if one.fan_in_fan_out else ''}"
+                f"{f', one of {one.experts}' if one.experts else ''} in {quoted(adapters[at].name)}"
                 for at, one in ((places[0], first), (place, delta))
             ]
             raise CompatibilityError(
                 f"ΔW of {quoted(module)} is {told[0]} and {told[1]}, expected one shape.",
                 hint="The adapters belong to different bases; lora-lab diff shows every module.",
             )
+
+
+def _form(delta: Delta) -> tuple[object, ...]:
+    return delta.shape, delta.kind, delta.fan_in_fan_out, delta.experts
 
 
 def widest(joints: Sequence[Joint]) -> DType:

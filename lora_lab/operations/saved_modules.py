@@ -68,7 +68,7 @@ def gather_saved(adapters: Sequence[Adapter], options: CombineOptions, reader: R
             place = winner if winner in by_place and winner is not None else next(iter(by_place))
             taken.add(place)
             for saved in by_place[place]:
-                result.tensors[_name(saved)] = reader.tensor(saved.tensor)
+                result.tensors[canonical_name(saved.tensor.name)] = reader.tensor(saved.tensor)
         elif options.whole is Whole.AVERAGE:
             taken.update(by_place)
             result.tensors |= _averaged(adapters, module, by_place, options, reader)
@@ -111,9 +111,8 @@ def _winner(adapters: Sequence[Adapter], name: str | None) -> int | None:
     raise LoraLabError(f"The saved modules are to come from {quoted(name)}, expected one of: {names}.")
 
 
-def _name(saved: SavedTensor) -> str:
-    """Name of the tensor as PEFT writes it."""
-    name = saved.tensor.name
+def canonical_name(name: str) -> str:
+    """Name of a tensor as PEFT writes it, without wrappers and with the prefix."""
     for wrapper in _WRAPPERS:
         name = name.replace(wrapper, "")
     return name if name.startswith(PREFIX) else f"{PREFIX}{name.removeprefix('base_model.')}"
@@ -135,9 +134,11 @@ def _averaged(
         raise LoraLabError(
             f"The strengths of those who bring {quoted(module)} add up to zero, which has no mean.", hint=_ASK
         )
-    names = {frozenset(_name(saved) for saved in several) for several in by_place.values()}
+    names = {frozenset(canonical_name(saved.tensor.name) for saved in several) for several in by_place.values()}
     tokens = any(saved.role is SavedRole.TRAINABLE_TOKENS for several in by_place.values() for saved in several)
-    shapes = {(_name(saved), saved.tensor.shape) for several in by_place.values() for saved in several}
+    shapes = {
+        (canonical_name(saved.tensor.name), saved.tensor.shape) for several in by_place.values() for saved in several
+    }
     if len(names) > 1 or tokens or len(shapes) > len(next(iter(names))):
         told = ", ".join(f"{quoted(name)} {list(shape)}" for name, shape in sorted(shapes))
         raise CompatibilityError(
@@ -148,7 +149,7 @@ def _averaged(
     types: dict[str, torch.dtype] = {}
     for place, several in by_place.items():
         for saved in several:
-            tensor, name = reader.tensor(saved.tensor), _name(saved)
+            tensor, name = reader.tensor(saved.tensor), canonical_name(saved.tensor.name)
             part = tensor.to(torch.float64) * (strengths[place] / total)
             sums[name] = sums[name] + part if name in sums else part
             types[name] = torch.promote_types(types.get(name, tensor.dtype), tensor.dtype)

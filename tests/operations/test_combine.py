@@ -145,7 +145,6 @@ def test_saved_modules_are_taken_as_one_says(tmp_path: Path) -> None:
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "dora": ({"target_modules": ["q_proj"], "use_dora": True}, "DoRA"),
-    "experts": ({"target_parameters": ["experts.gate_up_proj"], "kind": Mixture, "target_modules": []}, "experts"),
     "other shape": ({"target_modules": ["c_attn"], "fan_in_fan_out": True}, "expected one shape"),
 }
 
@@ -256,3 +255,69 @@ def test_cancelled_while_it_is_written(tmp_path: Path) -> None:
     with pytest.raises(CancelledError):
         Session(cache=False).combine([first], output=tmp_path / "out", observer=Leaving())
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+EXPERTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "one parameter": (
+        {"target_parameters": ["experts.gate_up_proj"]},
+        {"target_parameters": ["experts.gate_up_proj"], "r": 2, "use_rslora": True},
+    ),
+    "nested": (
+        {"target_parameters": ["experts.gate_up_proj", "experts.down_proj"], "rank_pattern": {"down_proj": 2}},
+        {"target_parameters": ["experts.down_proj", "experts.gate_up_proj"], "r": 3, "lora_alpha": 5},
+    ),
+    "one each": ({"target_parameters": ["experts.gate_up_proj"]}, {"target_parameters": ["experts.down_proj"]}),
+    "one of two": (
+        {"target_parameters": ["experts.gate_up_proj", "experts.down_proj"]},
+        {"target_parameters": ["experts.down_proj"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("cut", [{}, {"method": "svd", "rank": 3}, {"energy": 0.7}, {"parameters": 700}], ids=str)
+@pytest.mark.parametrize("case", EXPERTS)
+def test_experts(tmp_path: Path, case: str, cut: dict[str, Any]) -> None:
+    """Each expert has a sum of its own; packed and nested as PEFT reads them, at one rank for each parameter."""
+    places = [
+        adapter(tmp_path / f"in{place}", place, kind=Mixture, target_modules=[], **settings)
+        for place, settings in enumerate(EXPERTS[case])
+    ]
+    report = Session().combine(places, strengths=[0.7, -1.0], output=tmp_path / "out", **cut)
+    found, parts = change(tmp_path / "out", Mixture), [change(place, Mixture) for place in places]
+    if not cut:
+        require_sum(found, parts, [0.7, -1.0])
+    rows = {row["module"]: row for row in report.table("modules").rows}
+    for name, tensor in found.items():
+        whole = 0.7 * parts[0][name] - parts[1][name]
+        ranks = set()
+        for expert in range(5):
+            row = rows.get(f"{name}[{expert}]")
+            if row is None:
+                assert float(tensor.abs().max()) == 0.0
+                continue
+            error = float((tensor[expert] - whole[expert]).norm() / whole[expert].norm())
+            assert error == pytest.approx(row["relative_error"], rel=1e-4, abs=4 * EPS)
+            ranks.add(row["rank"])
+        assert len(ranks) <= 1
+    if "parameters" in cut:
+        weights = load_file(tmp_path / "out" / "adapter_model.safetensors")
+        assert sum(tensor.numel() for tensor in weights.values()) <= 700
+
+
+def test_some_experts_of_one_adapter(tmp_path: Path) -> None:
+    """Those that are asked for; the others are not changed."""
+    place = adapter(tmp_path / "a", 1, kind=Mixture, target_modules=[], **EXPERTS["nested"][0])
+    Session().combine([place], modules=["*down_proj[[]2]"], output=tmp_path / "out")
+    before, after = change(place, Mixture), change(tmp_path / "out", Mixture)
+    torch.testing.assert_close(after["experts.down_proj"][2], before["experts.down_proj"][2], rtol=0, atol=4 * EPS)
+    assert float(after["experts.down_proj"][[0, 1, 3, 4]].abs().max()) == 0.0
+    assert float(after["experts.gate_up_proj"].abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("parameter", ["q_proj.weight", "layers.2.v_proj.weight"])
+def test_a_parameter_that_is_one_matrix(tmp_path: Path, parameter: str) -> None:
+    """As PEFT stores it; beside adapters that target the module itself."""
+    one = adapter(tmp_path / "a", 1, target_modules=[], target_parameters=[parameter])
+    other = adapter(tmp_path / "b", 2, target_modules=["conv"])
+    Session().combine([one, other], strengths=[2.0, 0.5], output=tmp_path / "out")
+    require_sum(change(tmp_path / "out"), [change(one), change(other)], [2.0, 0.5])

@@ -1,0 +1,159 @@
+"""Factors of parameters, which PEFT packs and nests: one matrix for each expert, one level for each parameter.
+
+Of E experts of rank r, lora_A is (E·r, in) with the experts above each other, and lora_B (out, r·E) with those of one
+rank side by side. Of several parameters of one module the first that the module registers is innermost, at
+``X.base_layer.….lora_A``, the last is at ``X.lora_A``. Source: PEFT 0.21, ``tuners/lora/layer.py:ParamWrapper``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from lora_lab.analyses.summaries import summarised
+from lora_lab.domain.adapter import DeltaKind
+from lora_lab.errors import AdapterError, quoted
+from lora_lab.operations.saved_modules import PREFIX, canonical_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from lora_lab.domain.adapter import Adapter, Delta
+    from lora_lab.operations.combining import Joined
+
+NESTED: Final = ".base_layer"
+_FUSED: Final = ("gate_up_proj", "down_proj")  # as transformers registers them
+_WEIGHT: Final = ".weight"
+
+
+def level_of(delta: Delta) -> str:
+    """Where the file has the factors: the module's path, nesting included."""
+    name = delta.lora_A.name
+    return canonical_name(name[: name.rindex(".lora_")]).removeprefix(PREFIX)
+
+
+def parameter_of(delta: Delta, adapter: Adapter) -> str | None:
+    """Path of the parameter that `delta` is of; None of a module's factors."""
+    if delta.kind is DeltaKind.EXPERTS:
+        return delta.weight_path
+    if delta.kind is not DeltaKind.LINEAR:
+        return None
+    level = level_of(delta)
+    if level != delta.module:
+        return delta.module
+    path = f"{delta.module}{_WEIGHT}"
+    targets = adapter.configuration.get("target_parameters") or ()
+    return path if any(path == target or path.endswith(f".{target}") for target in targets) else None
+
+
+def parameters_among(modules: Iterable[Joined], adapters: Sequence[Adapter]) -> dict[str, list[Joined]]:
+    """Modules of the result that are of parameters, by the parameter's path."""
+    found: dict[str, list[Joined]] = {}
+    for module in modules:
+        path = parameter_of(module.joint.first, adapters[module.joint.places[0]])
+        if path is not None:
+            found.setdefault(path, []).append(module)
+    return found
+
+
+def packed(parameters: Mapping[str, Sequence[Joined]], adapters: Sequence[Adapter]) -> dict[str, torch.Tensor]:
+    """Tensors of parameters as PEFT reads them, by name; an expert that nobody changes has zeros.
+
+    Parameters
+    ----------
+    parameters : what :func:`parameters_among` found, the experts of each of one rank
+
+    Raises
+    ------
+    AdapterError
+        no adapter says in which order the parameters of a module are nested.
+    """
+    tensors = {}
+    for path, level in _levels(parameters, adapters).items():
+        experts = parameters[path]
+        first = experts[0]
+        count, (outputs, inputs) = first.joint.first.experts or 1, first.joint.sides
+        lora_A = first.lora_A.new_zeros((count, first.rank, inputs))
+        lora_B = first.lora_B.new_zeros((outputs, first.rank, count))
+        for one in experts:
+            place = one.joint.first.expert or 0
+            lora_A[place], lora_B[:, :, place] = one.lora_A, one.lora_B
+        tensors[f"{PREFIX}{level}.lora_A.weight"] = lora_A.reshape(-1, inputs)
+        tensors[f"{PREFIX}{level}.lora_B.weight"] = lora_B.reshape(outputs, -1)
+    return tensors
+
+
+def target_parameters(
+    parameters: Mapping[str, Sequence[Joined]], adapters: Sequence[Adapter], *, is_whole: bool
+) -> list[str]:
+    """What the configuration calls them: as the adapters do, where together these are all of them; else by their paths.
+
+    Raises
+    ------
+    AdapterError
+        their names are not known, and the adapters do not agree in what they target.
+    """
+    if not parameters:
+        return []
+    named = [sorted(adapter.configuration.get("target_parameters") or ()) for adapter in adapters]
+    nameless = [path for path, experts in parameters.items() if level_of(experts[0].joint.first) == path]
+    if nameless and not (is_whole and all(names == named[0] for names in named)):
+        raise AdapterError(
+            f"The files do not say which parameters the factors of {summarised(map(quoted, nameless))} are of.",
+            hint="Combine all modules of adapters that target the same parameters.",
+        )
+    return sorted({name for names in named for name in names}) if is_whole else list(parameters)
+
+
+def with_equal_ranks(modules: Sequence[Joined]) -> list[Joined]:
+    """The same, the experts of each parameter brought to the largest rank among them by zeros, as they are stored."""
+    largest: dict[str, int] = {}
+    for module in modules:
+        path = module.joint.first.weight_path
+        largest[path] = max(module.rank, largest.get(path, 0))
+    return [_widened(module, largest[module.joint.first.weight_path]) for module in modules]
+
+
+def _widened(module: Joined, rank: int) -> Joined:
+    missing = rank - module.rank
+    if not missing:
+        return module
+    lora_A = torch.nn.functional.pad(module.lora_A, (0, 0, 0, missing))
+    return module._replace(lora_A=lora_A, lora_B=torch.nn.functional.pad(module.lora_B, (0, missing)))
+
+
+def _levels(parameters: Mapping[str, Sequence[Joined]], adapters: Sequence[Adapter]) -> dict[str, str]:
+    """Where each parameter stands, as :func:`level_of` says it."""
+    by_root: dict[str, dict[str, dict[int, str]]] = {}
+    for path, experts in parameters.items():
+        joint = experts[0].joint
+        levels = {place: level_of(delta) for place, delta in zip(joint.places, joint.deltas, strict=True)}
+        root = next(iter(levels.values()))
+        while root.endswith(NESTED):
+            root = root.removesuffix(NESTED)
+        by_root.setdefault(root, {})[path] = levels
+    found: dict[str, str] = {}
+    for root, paths in by_root.items():
+        order = _order(root, paths, adapters)
+        found |= {path: root + NESTED * (len(order) - 1 - depth) for depth, path in enumerate(order)}
+    return found
+
+
+def _order(root: str, paths: Mapping[str, Mapping[int, str]], adapters: Sequence[Adapter]) -> list[str]:
+    """Parameters of one module, the innermost first."""
+    if len(paths) == 1:
+        return list(paths)
+    everyone: Any = set.intersection(*(set(levels) for levels in paths.values()))
+    if everyone:
+        place = min(everyone)
+        return sorted(paths, key=lambda path: -len(paths[path][place]))
+    leaves = {path.rpartition(".")[2]: path for path in paths}
+    if set(leaves) == set(_FUSED):
+        return [leaves[name] for name in _FUSED]
+    names = ", ".join(quoted(adapter.name) for adapter in adapters)
+    raise AdapterError(
+        f"No adapter of {names} has all of the parameters {', '.join(map(quoted, paths))} of {quoted(root)}, so that "
+        "nothing says in which order they are nested.",
+        hint="Combine adapters that target the same parameters, or some of their modules with --module GLOB.",
+    )
