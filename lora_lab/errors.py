@@ -16,12 +16,13 @@
     └─ PluginError                 load, contract, duplicate name
 
 Each message is one sentence that says what is wrong, where, what was found and what was expected; the hint is the
-next step. Both pass through :func:`~lora_lab.safetext.safe_text`, so that an error may quote a file.
+next step. Both pass through :func:`~lora_lab.safetext.safe_text`, so that an error may quote a file; access
+tokens are struck out.
 """
 
 from __future__ import annotations
 
-from lora_lab.safetext import safe_text
+from lora_lab.safetext import safe_text, without_tokens
 
 _QUOTE_LIMIT = 200
 
@@ -36,8 +37,8 @@ class LoraLabError(Exception):
     """
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        self.message = safe_text(message)
-        self.hint = safe_text(hint)
+        self.message = safe_text(without_tokens(message))
+        self.hint = safe_text(without_tokens(hint))
         super().__init__(self.message)
 
     def __str__(self) -> str:

@@ -7,11 +7,15 @@ Markup needs no escaping here: whoever draws the result passes it as plain text,
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 # Cc: C0, DEL, C1. Cf: bidirectional overrides, zero-width and tag characters. Cs: lone surrogates.
 # Zl, Zp: separators that a terminal may treat as a new line. Co, Cn: private use and unassigned, of any width.
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+# An access token of the Hub: a prefix and a long run of letters and digits, which no module is called by.
+_TOKEN = re.compile(r"\b(?:hf|api_org)_(?:(?:oauth|jwt)_[\w.-]{16,}|[A-Za-z0-9]{20,})")
 
 
 def safe_text(text: object, *, limit: int | None = None) -> str:
@@ -38,6 +42,20 @@ def safe_text(text: object, *, limit: int | None = None) -> str:
         tail = limit - 1 - head
         shown = shown[:head] + "…" + (shown[-tail:] if tail else "")
     return shown
+
+
+def without_tokens(text: str, *known: str | None) -> str:
+    """`text` with whatever looks like an access token struck out, and those that are `known` too.
+
+    Examples
+    --------
+    >>> without_tokens("Bearer hf_abcdefghijklmnopqrstuvwxyz is wrong")
+    'Bearer hf_… is wrong'
+    """
+    for token in known:
+        if token:
+            text = text.replace(token, "hf_…")
+    return _TOKEN.sub("hf_…", text)
 
 
 def is_suspicious(text: str) -> bool:

@@ -25,7 +25,17 @@ OpenApplication = Callable[[dict[str, Any], list[str], str | None], int]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _BAR_SECONDS = 0.1
-_SESSION_OPTIONS = ("device", "seed", "offline", "allow_pickle", "follow_symlinks", "alpha", "cache", "plugins")
+_SESSION_OPTIONS = (
+    "device",
+    "seed",
+    "offline",
+    "allow_pickle",
+    "follow_symlinks",
+    "alpha",
+    "cache",
+    "plugins",
+    "send_token_to",
+)
 
 
 def session_options(command: Command) -> Command:
@@ -39,6 +49,12 @@ def session_options(command: Command) -> Command:
             click.option("--allow-pickle", is_flag=True, help="Convert .bin files, weights only, in a process apart."),
             click.option("--follow-symlinks", is_flag=True, help="Read through links that leave an adapter's folder."),
             click.option("--alpha", type=float, help="lora_alpha of an adapter that does not say."),
+            click.option(
+                "--send-token-to",
+                multiple=True,
+                metavar="HOST",
+                help="Another Hub that may see your token, over https.",
+            ),
             click.option("--no-cache", "cache", is_flag=True, flag_value=False, default=True, help="Remember nothing."),
             click.option(
                 "--no-plugins", "plugins", is_flag=True, flag_value=False, default=True, help="Built-ins only."

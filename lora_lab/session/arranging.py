@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from lora_lab.errors import LoraLabError, quoted
 from lora_lab.extension.registry import BUILT_IN
+from lora_lab.session.placing import InMebibytes
 from lora_lab.session.records import Hashing
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Arranging(ABC):
         """What is installed."""
 
     @abstractmethod
-    def adapter(self, locator: str) -> Adapter:
+    def adapter(self, locator: str, *, observer: Observer | None = None) -> Adapter:
         """Open an adapter."""
 
     def combine(
@@ -154,7 +155,7 @@ class Arranging(ABC):
         from lora_lab.operations.sweep import sweep
 
         chosen, plugins = self._method(method)
-        opened = [self.adapter(locator) for locator in adapters]
+        opened = [self.adapter(locator, observer=InMebibytes(observer)) for locator in adapters]
         with Hashing([] if dry_run else opened) as hashing:
             return sweep(
                 opened,
@@ -200,7 +201,7 @@ class Arranging(ABC):
         from lora_lab.operations.comparing_methods import compare_methods
 
         chosen = [self._method(name)[0] for name in methods or self.registry.methods]
-        opened = [self.adapter(locator) for locator in adapters]
+        opened = [self.adapter(locator, observer=InMebibytes(observer)) for locator in adapters]
         options = self._options_of(how, strengths)
         with Hashing(opened) as hashing:
             report = compare_methods(
@@ -271,7 +272,7 @@ class Arranging(ABC):
         from lora_lab.operations.combine import CombineTarget, combine
 
         chosen, plugins = self._method(method)
-        opened = [self.adapter(locator) for locator in adapters]
+        opened = [self.adapter(locator, observer=InMebibytes(observer)) for locator in adapters]
         with Hashing([] if dry_run else opened) as hashing:
             return combine(
                 opened,

@@ -52,15 +52,15 @@ class Changing(ABC):
     _cache_folder: Path | None
 
     @abstractmethod
-    def adapter(self, locator: str) -> Adapter:
+    def adapter(self, locator: str, *, observer: Observer | None = None) -> Adapter:
         """Open an adapter."""
 
     @abstractmethod
-    def base(self, locator: str) -> Base:
+    def base(self, locator: str, *, observer: Observer | None = None) -> Base:
         """Open a model."""
 
     @abstractmethod
-    def open(self, locator: str) -> Adapter | Base:
+    def open(self, locator: str, *, observer: Observer | None = None) -> Adapter | Base:
         """Open whatever is there."""
 
     def merge(
@@ -99,8 +99,8 @@ class Changing(ABC):
 
         if not adapters:
             raise LoraLabError("There is nothing to merge, expected at least one adapter.")
-        opened = [self.adapter(locator) for locator in adapters]
-        model = self.base(base)
+        opened = [self.adapter(locator, observer=observer) for locator in adapters]
+        model = self.base(base, observer=observer)
         with self._hashing(*opened, model, skipped=dry_run) as hashing:
             return merge(
                 opened,
@@ -140,9 +140,9 @@ class Changing(ABC):
         from lora_lab.formats.factors import FactorReader
         from lora_lab.operations.in_memory import merged_state_dict
 
-        opened = [self.adapter(locator) for locator in adapters]
+        opened = [self.adapter(locator, observer=observer) for locator in adapters]
         options = self._options(how)
-        model = self.base(base)
+        model = self.base(base, observer=observer)
         return merged_state_dict(
             opened, model, reader=FactorReader(), options=options, device=device, observer=observer
         )
@@ -183,10 +183,10 @@ class Changing(ABC):
         from lora_lab.formats.factors import FactorReader
         from lora_lab.operations.unmerge import unmerge
 
-        model = self.base(merged)
+        model = self.base(merged, observer=observer)
         kept = _opened(undo)
-        opened = [self.adapter(locator) for locator in adapters or (kept.locators if kept else ())]
-        behind = None if base is None else self.base(base)
+        opened = [self.adapter(locator, observer=observer) for locator in adapters or (kept.locators if kept else ())]
+        behind = None if base is None else self.base(base, observer=observer)
         with self._hashing(*opened, model, behind, skipped=dry_run) as hashing:
             return unmerge(
                 model,
@@ -242,10 +242,10 @@ class Changing(ABC):
         from lora_lab.formats.factors import FactorReader
         from lora_lab.operations.swap import swap
 
-        model = self.base(merged)
-        old = [self.adapter(locator) for locator in from_adapters]
-        new = [self.adapter(locator) for locator in to_adapters]
-        behind = None if base is None else self.base(base)
+        model = self.base(merged, observer=observer)
+        old = [self.adapter(locator, observer=observer) for locator in from_adapters]
+        new = [self.adapter(locator, observer=observer) for locator in to_adapters]
+        behind = None if base is None else self.base(base, observer=observer)
         with self._hashing(*old, *new, model, behind, skipped=dry_run) as hashing:
             return swap(
                 model,

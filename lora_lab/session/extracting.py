@@ -65,7 +65,7 @@ class Extracting(Proving):
             seed=self.seed if seed is None else seed,
             modules=tuple(modules),
         )
-        before, after = self.base(base), self.base(finetuned)
+        before, after = self.base(base, observer=observer), self.base(finetuned, observer=observer)
         with self._hashing(before, after, skipped=dry_run) as hashing:
             return extract(
                 before,

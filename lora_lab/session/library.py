@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.domain.library import EntryKind, LibraryEntry
+from lora_lab.domain.modules import natural_key
 from lora_lab.errors import LoraLabError, quoted
 from lora_lab.safetext import safe_text
-from lora_lab.sources.local import candidates
+from lora_lab.sources.local import Candidate, candidates, kind_of_names
 from lora_lab.storage.cache import JsonCache
 from lora_lab.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from lora_lab.domain.adapter import Adapter
     from lora_lab.domain.base import Base
     from lora_lab.domain.dtypes import DType
     from lora_lab.domain.tensors import FileStamp
     from lora_lab.session.session import Session
-    from lora_lab.sources.local import Candidate
+    from lora_lab.sources.locators import Locator
 
 _CACHE_BYTES: Final = 64 << 20
 
@@ -89,6 +90,41 @@ class Library:
             sentence = safe_text(f"{quoted(path)} could not be read: {type(error).__name__}: {error}.")
             broken = LibraryEntry(kind, candidate.name, path, error=sentence)
         return broken, []
+
+
+def scan_repository(session: Session, locator: Locator) -> Iterator[LibraryEntry]:
+    """List what a repository of the Hub holds: the files of adapters are fetched, of models what a listing needs.
+
+    What lies in the cache then is named by its path there; a model, which stays where it is, by its locator.
+    """
+    listing = session.hub.listing(locator)
+    place = listing.place_of(locator)
+    pinned = f"hf://{listing.repository}@{listing.commit}"
+    if place != locator.subfolder:
+        yield _entry_of(session, Candidate(Path(locator.subfolder), locator.subfolder, False), locator.text)
+        return
+    folders: dict[str, set[str]] = {}
+    for file in listing.below(place):
+        folder, _, name = file.name.rpartition("/")
+        folders.setdefault(folder, set()).add(name)
+    for folder in sorted(folders, key=natural_key):
+        kind = kind_of_names(folders[folder])
+        if kind is None:
+            continue
+        below = folder[len(place) :].strip("/")
+        candidate = Candidate(Path(folder), below or folder or listing.repository, kind == "model")
+        yield _entry_of(session, candidate, f"{pinned}:{folder}" if folder else pinned)
+
+
+def _entry_of(session: Session, candidate: Candidate, locator: str) -> LibraryEntry:
+    kind = EntryKind.BASE if candidate.is_model else EntryKind.ADAPTER
+    try:
+        if candidate.is_model:
+            return replace(_base_entry(session.base(locator), candidate), path=locator)
+        adapter = session.adapter(locator)
+        return replace(_adapter_entry(adapter, candidate), path=adapter.path)
+    except LoraLabError as error:
+        return LibraryEntry(kind, candidate.name, locator, error=error.message, hint=error.hint or None)
 
 
 def _remembered(known: Any, candidate: Candidate) -> LibraryEntry | None:

@@ -8,7 +8,7 @@ from lora_lab.domain.library import EntryKind
 from lora_lab.domain.report import Column, ColumnKind, Finding, InputRecord, Report, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from lora_lab.domain.library import LibraryEntry
@@ -140,10 +140,20 @@ def methods_report(registry: Registry) -> Report:
 def is_checkpoint(path: Path) -> bool:
     """Whether a folder or file is a full model rather than an adapter, from names alone."""
     if path.is_dir():
-        if (path / "adapter_config.json").exists() or (path / "adapter_model.safetensors").exists():
-            return False
-        return (path / "model.safetensors").exists() or any(path.glob("*.safetensors.index.json"))
-    return path.name.endswith(".safetensors.index.json") or path.name == "model.safetensors"
+        return is_checkpoint_folder({found.name for found in path.iterdir() if found.exists()})
+    return is_checkpoint_file(path.name)
+
+
+def is_checkpoint_folder(names: Collection[str]) -> bool:
+    """Whether a folder with files of these names is a full model."""
+    if "adapter_config.json" in names or "adapter_model.safetensors" in names:
+        return False
+    return any(is_checkpoint_file(name) for name in names)
+
+
+def is_checkpoint_file(name: str) -> bool:
+    """Whether a file of this name is a full model, or its index."""
+    return name == "model.safetensors" or name.endswith(".safetensors.index.json")
 
 
 def _parameter(parameter: Parameter) -> str:

@@ -61,9 +61,9 @@ class Proving(Changing):
         from lora_lab.formats.factors import FactorReader
         from lora_lab.operations.verify import verify
 
-        model = self.base(merged)
-        opened = [self.adapter(locator) for locator in adapters]
-        behind = None if base is None else self.base(base)
+        model = self.base(merged, observer=observer)
+        opened = [self.adapter(locator, observer=observer) for locator in adapters]
+        behind = None if base is None else self.base(base, observer=observer)
         strengths = tuple(how.get("strengths", ()))
         is_told = any(value for name, value in how.items() if name != "strengths")
         with self._hashing(*opened, model, behind) as hashing:

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_lab.domain.base import Base
 from lora_lab.domain.parameters import parse_parameters
 from lora_lab.domain.progress import Unwatched
 from lora_lab.domain.report import Finding
-from lora_lab.errors import LoraLabError, MissingFileError, PluginError, quoted
-from lora_lab.extension.contracts import AnalysisContext, Need, OnProcessor, ReadOptions
+from lora_lab.errors import LoraLabError, PluginError, quoted
+from lora_lab.extension.contracts import AnalysisContext, Need, OnProcessor
 from lora_lab.extension.registry import Registry, load_registry
-from lora_lab.formats.opening import is_configuration, open_adapter, open_base, open_configuration
+from lora_lab.formats.opening import is_configuration
 from lora_lab.session import listing
 from lora_lab.session.arranging import Arranging
 from lora_lab.session.extracting import Extracting
-from lora_lab.session.guarded import attributed, checked_report, guarded_formats
+from lora_lab.session.guarded import attributed, checked_report
 from lora_lab.session.inspection import inspect_adapter, inspect_base
-from lora_lab.session.library import Library
+from lora_lab.session.library import Library, scan_repository
 from lora_lab.session.measuring import Measuring
+from lora_lab.session.opening import Opening
+from lora_lab.session.placing import InMebibytes, existing
 from lora_lab.session.pushing import Pushing
 from lora_lab.session.records import Hashing
 from lora_lab.session.results import Results, code_stamp, with_store
@@ -32,6 +32,7 @@ from lora_lab.storage.folders import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from lora_lab.domain.adapter import Adapter
     from lora_lab.domain.library import LibraryEntry
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 _ARRAY_BYTES = 4 << 30
 
 
-class Session(Arranging, Extracting, Measuring, Pushing):
+class Session(Opening, Arranging, Extracting, Measuring, Pushing):
     """Opens, lists and analyses adapters and bases.
 
     Parameters
@@ -56,6 +57,7 @@ class Session(Arranging, Extracting, Measuring, Pushing):
     alpha : for adapters whose configuration does not say
     cache : remember listings and results of unchanged files
     plugins : load plugins from outside
+    send_token_to : hosts beside the Hub's own that its token may be sent to, over https
 
     Examples
     --------
@@ -75,6 +77,7 @@ class Session(Arranging, Extracting, Measuring, Pushing):
         alpha: float | None = None,
         cache: bool = True,
         plugins: bool = True,
+        send_token_to: Sequence[str] = (),
     ) -> None:
         if alpha is not None and not math.isfinite(alpha):
             raise LoraLabError(f"alpha is {alpha}, expected a finite number.", hint="A usual value is the rank.")
@@ -85,6 +88,7 @@ class Session(Arranging, Extracting, Measuring, Pushing):
         self.follow_symlinks = follow_symlinks
         self.alpha = alpha
         self.load_plugins = plugins
+        self.send_token_to = tuple(send_token_to)
         self._cache_folder = cache_folder() if cache else None
 
     @cached_property
@@ -98,67 +102,14 @@ class Session(Arranging, Extracting, Measuring, Pushing):
         builtins = {"formats": formats, "analyses": analyses, "methods": methods, "reports": reports}
         return load_registry(builtins, load_plugins=self.load_plugins)
 
-    # Opening
-
-    def adapter(self, locator: str) -> Adapter:
-        """Open an adapter: headers and configuration.
-
-        Raises
-        ------
-        LoraLabError
-            nothing there, or not an adapter that can be read; one sentence and the next step.
-        """
-        place, revision = self._path(locator)
-        options = ReadOptions(
-            locator=locator,
-            name=_name(place),
-            allow_pickle=self.allow_pickle,
-            alpha=self.alpha,
-            follow_symlinks=self.follow_symlinks,
-        )
-        mishaps: list[str] = []
-        try:
-            adapter = open_adapter(place, guarded_formats(self.registry, mishaps), options)
-        except LoraLabError as error:
-            error.hint = " ".join([error.hint, *mishaps]).strip()  # a plugin that failed may be the one to read it
-            raise
-        findings = (*adapter.findings, *(Finding("plugin_failed", mishap) for mishap in mishaps))
-        return replace(adapter, findings=findings, revision=revision or adapter.revision)
-
-    def base(self, locator: str) -> Base:
-        """Open a base model or a full fine-tune: headers of all its shards; a ``config.json`` alone has no tensors."""
-        place, _ = self._path(locator)
-        if is_configuration(place) and not listing.is_checkpoint(place):
-            return open_configuration(place, locator=locator)
-        return open_base(place, locator=locator)
-
-    def open(self, locator: str) -> Adapter | Base:
-        """Open whatever is there: an adapter where a format knows one, else a checkpoint."""
-        place, _ = self._path(locator)
-        if listing.is_checkpoint(place):
-            return self.base(locator)
-        return self.adapter(locator)
-
-    def _path(self, locator: str) -> tuple[Path, str | None]:
-        found = parse(locator)
-        if found.is_local:
-            if not os.path.lexists(found.path):
-                raise MissingFileError(
-                    f"{quoted(locator)} does not exist.",
-                    hint="Give a folder or file that is there; hf:// in front of org/name asks the Hub.",
-                )
-            return Path(found.path), None
-        from lora_lab.sources.hub import fetch
-
-        fetched = fetch(found, offline=self.offline)
-        return fetched.path, fetched.commit
-
     # Looking
 
     def scan(self, locator: str = ".") -> Iterator[LibraryEntry]:
         """List what a folder holds, one entry at a time, from headers alone; a broken one carries its reason."""
-        place, _ = self._path(locator)
-        return Library(self, place, self._cache_folder).scan()
+        found = parse(locator)
+        if not found.is_local:
+            return scan_repository(self, found)
+        return Library(self, existing(found), self._cache_folder).scan()
 
     def ls(self, locator: str = ".") -> Report:
         """List what a folder holds."""
@@ -171,8 +122,7 @@ class Session(Arranging, Extracting, Measuring, Pushing):
         ----------
         modules : globs that restrict the rows; none means all
         """
-        del observer
-        subject = self.open(locator)
+        subject = self.open(locator, observer=InMebibytes(observer))
         return inspect_base(subject, modules) if isinstance(subject, Base) else inspect_adapter(subject, modules)
 
     def spectrum(self, locator: str, *, modules: Sequence[str] = (), observer: Observer | None = None) -> Report:
@@ -210,8 +160,9 @@ class Session(Arranging, Extracting, Measuring, Pushing):
         analysis = self._analysis(id)
         _check_inputs(analysis, locators, base)
         values = parse_parameters(analysis.parameters, parameters or {})
-        subjects = tuple(self._subject(analysis, locator) for locator in locators)
-        base_model = self.base(base) if base is not None else None
+        fetching = InMebibytes(observer)
+        subjects = tuple(self._subject(analysis, locator, fetching) for locator in locators)
+        base_model = self.base(base, observer=fetching) if base is not None else None
         everything = (*subjects, *([base_model] if base_model else []))
         owner = self.registry.plugin_of("analyses", id)
         results = Results(self._cache_folder, f"{owner.origin} {code_stamp(type(analysis).__module__)}")
@@ -311,11 +262,12 @@ class Session(Arranging, Extracting, Measuring, Pushing):
                 f"There is no analysis {quoted(id)}, expected one of: {known}.", hint="lora-lab analyses lists them."
             ) from None
 
-    def _subject(self, analysis: Analysis, locator: str) -> Adapter | Base:
+    def _subject(self, analysis: Analysis, locator: str, observer: Observer | None) -> Adapter | Base:
         if not analysis.takes_models:
-            return self.adapter(locator)
-        place, _ = self._path(locator)
-        return self.base(locator) if is_configuration(place) else self.open(locator)
+            return self.adapter(locator, observer=observer)
+        found = parse(locator)
+        is_alone = found.is_local and is_configuration(existing(found))
+        return self.base(locator, observer=observer) if is_alone else self.open(locator, observer=observer)
 
     # What is installed
 
@@ -376,10 +328,3 @@ def _check_inputs(analysis: Analysis, locators: Sequence[str], base: str | None)
         )
     if analysis.base is Need.NO and base is not None:
         raise LoraLabError(f"The analysis {quoted(analysis.id)} takes no base model, and --base was given.")
-
-
-def _name(place: Path) -> str:
-    """What an adapter at `place` is called: its folder's name, or the file's own beside others."""
-    whole = Path(os.path.abspath(place))  # noqa: PTH100 - the name as typed, not where a link leads
-    is_named_by_folder = whole.name.startswith("adapter_") and whole.suffix
-    return whole.parent.name if is_named_by_folder else whole.name

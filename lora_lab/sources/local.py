@@ -73,7 +73,7 @@ def _walk(folder: Path, name: str, depth: int, remaining: list[int]) -> Iterator
         return
     files = {entry for entry, is_folder in entries if not is_folder}
     folders = sorted((entry for entry, is_folder in entries if is_folder and entry[0] != "."), key=natural_key)
-    kind = _kind(files)
+    kind = kind_of_names(files)
     if kind is not None:
         yield Candidate(folder, name or folder.resolve().name, kind == "model")
     elif depth > 0:
@@ -87,7 +87,8 @@ def _walk(folder: Path, name: str, depth: int, remaining: list[int]) -> Iterator
         yield from _loose(folder, name, files)
 
 
-def _kind(files: set[str]) -> str | None:
+def kind_of_names(files: set[str]) -> str | None:
+    """What a folder with files of these names is: ``adapter``, ``model``, or None for neither."""
     if files & _ADAPTER_FILES or any(file.startswith("adapter_model") and file.endswith(_INDEX) for file in files):
         return "adapter"
     return "model" if any(is_model_name(file) for file in files) else None

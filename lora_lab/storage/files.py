@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat as modes
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
@@ -23,6 +24,7 @@ __all__ += ["stamp", "stamp_of"]
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _BLOCK_BYTES: Final = 1 << 20
 _MOST_JSON_VALUES: Final = 1_000_000
+_SHARED_BLOB: Final = re.compile(r"[0-9a-f]{64}")
 
 _SPECIAL: Final = (
     (modes.S_ISDIR, "a folder"),
@@ -149,8 +151,8 @@ def read_json(path: str | Path, *, limit_bytes: int = _BLOCK_BYTES) -> Any:
 def inside(folder: str | Path, name: str, *, follow_symlinks: bool = False) -> Path:
     """Join `name`, which an index or a listing gave, to `folder`, and make sure that it stays there.
 
-    A link may lead to another place in the folder, or from ``snapshots/COMMIT/…`` to ``blobs/HASH`` beside
-    ``snapshots``, which is how the Hub's cache keeps its files.
+    A link may lead to another place in the folder, or from ``models--ORG--NAME/snapshots/COMMIT/…`` to ``blobs/HASH``
+    beside ``snapshots`` or to ``blobs/HA/HASH`` beside ``models--ORG--NAME``, which is how the Hub's cache keeps files.
 
     Parameters
     ----------
@@ -223,12 +225,15 @@ def _require_regular(path: str | Path, found: os.stat_result) -> None:
 
 
 def _is_cached_blob(home: Path, real: Path) -> bool:
-    """Whether `real` is ``X/blobs/HASH`` for a `home` in ``X/snapshots/COMMIT``."""
+    """Whether `real` is ``X/blobs/HASH``, or ``blobs/HA/HASH`` beside ``X``, for a `home` in ``X/snapshots/COMMIT``."""
     parts = home.parts
-    return any(
-        part == "snapshots" and len(parts) > index + 1 and real.parent == Path(*parts[:index], "blobs")
-        for index, part in enumerate(parts)
-    )
+    for index, part in enumerate(parts):
+        if part == "snapshots" and len(parts) > index + 1:
+            own, shared = Path(*parts[:index], "blobs"), Path(*parts[: index - 1], "blobs", real.name[:2])
+            is_shared = parts[index - 1].startswith("models--") and _SHARED_BLOB.fullmatch(real.name) is not None
+            if real.parent == own or (is_shared and real.parent == shared):
+                return True
+    return False
 
 
 @contextmanager

@@ -8,7 +8,9 @@ import pytest
 from builders import write_adapter, write_base
 
 from lora_lab.errors import HubError, LoraLabError
-from lora_lab.sources.hub import fetch
+from lora_lab.sources.hub import Hub
+from lora_lab.sources.hub_access import HubAccess
+from lora_lab.sources.hub_cache import commit_of
 from lora_lab.sources.local import candidates
 from lora_lab.sources.locators import parse
 
@@ -18,14 +20,45 @@ HUB = {
     "org/name@main:adapters/french": ("org/name", "main", "adapters/french"),
     "hf://org/name": ("org/name", None, ""),
     "hf://org/name@abc:sub": ("org/name", "abc", "sub"),
+    "hf://models/org/name": ("org/name", None, ""),
+    "hf://org/name/sub/folder": ("org/name", None, "sub/folder"),
+    "hf://org/name@v1/sub/folder": ("org/name", "v1", "sub/folder"),
+    "hf://org/name@refs/pr/3": ("org/name", "refs/pr/3", ""),
+    "hf://org/name@refs/pr/3/sub": ("org/name", "refs/pr/3", "sub"),
+    "hf://org/name@refs%2Fpr%2F3/sub": ("org/name", "refs/pr/3", "sub"),
+    "org/name@feature/x:sub": ("org/name", "feature/x", "sub"),
     "https://huggingface.co/org/name": ("org/name", None, ""),
+    "https://huggingface.co/org/name/": ("org/name", None, ""),
+    "https://hf.co/org/name": ("org/name", None, ""),
     "https://huggingface.co/org/name/tree/main/sub/folder": ("org/name", "main", "sub/folder"),
+    "https://huggingface.co/org/name/tree/refs%2Fpr%2F3": ("org/name", "refs/pr/3", ""),
+    "https://huggingface.co/org/name/tree/refs/pr/3/sub": ("org/name", "refs/pr/3", "sub"),
+    "https://huggingface.co/org/name/blob/main/adapter_model.safetensors": (
+        "org/name",
+        "main",
+        "adapter_model.safetensors",
+    ),
+    "https://huggingface.co/org/name/resolve/v1/a/b.safetensors?download=true": ("org/name", "v1", "a/b.safetensors"),
+    "http://127.0.0.1:8123/hub/org/name/tree/main": ("org/name", "main", ""),
 }
+REFUSED = [
+    "hf://name",
+    "hf://",
+    "hf://org/name:../../etc",
+    "hf://org/name@../x",
+    "hf://org/name@a b",
+    "hf://org/name:a//b",
+    "hf://org/name:a\\b",
+    "org/name@main:a\x1b[2J",
+    "https://huggingface.co/",
+    "https://huggingface.co/org/name/discussions/1",
+]
 
 
 @pytest.mark.parametrize("text", HUB)
-def test_places_on_the_hub(text: str) -> None:
+def test_places_on_the_hub(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Repository, revision and sub-folder in every spelling."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:8123/hub")
     found = parse(text)
     assert not found.is_local
     assert (found.repository, found.revision, found.subfolder) == HUB[text]
@@ -45,17 +78,37 @@ def test_a_path_that_exists_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not parse("hf://org/name").is_local
 
 
-@pytest.mark.parametrize("text", ["hf://name", "hf://", "hf://org/name:../../etc", "https://huggingface.co/"])
+@pytest.mark.parametrize("text", REFUSED)
 def test_what_names_no_repository(text: str) -> None:
     """Refused, with the form that is expected."""
     with pytest.raises(LoraLabError, match="hf://org/name"):
         parse(text)
 
 
+@pytest.mark.parametrize("text", ["hf://datasets/org/name", "https://huggingface.co/spaces/org/name"])
+def test_what_is_no_model(text: str) -> None:
+    """A data set or a space is told as what it is."""
+    with pytest.raises(LoraLabError, match="expected a model"):
+        parse(text)
+
+
+def test_links_to_elsewhere() -> None:
+    """A page of another host is no place on the Hub."""
+    with pytest.raises(LoraLabError, match="no link to the Hub"):
+        parse("https://huggingface.co.example.org/org/name")
+
+
+def test_a_path_in_the_cache_tells_its_commit(tmp_path: Path) -> None:
+    """What was fetched is known by the commit that it is of, also when it is opened by its path."""
+    snapshot = tmp_path / "models--org--name" / "snapshots" / ("ab" * 20)
+    assert commit_of(snapshot) == commit_of(snapshot / "sub") == "ab" * 20
+    assert commit_of(tmp_path / "snapshots" / ("ab" * 20)) is None
+
+
 def test_offline_says_what_is_missing() -> None:
     """Without network and cache there is one sentence."""
     with pytest.raises(HubError, match="not in the cache") as caught:
-        fetch(parse("org/name"), offline=True)
+        Hub(HubAccess(offline=True)).fetch(parse("org/name"))
     assert "--offline" in caught.value.hint
 
 
@@ -69,10 +122,7 @@ def test_what_the_cache_holds_is_found_offline(tmp_path: Path, monkeypatch: pyte
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    import huggingface_hub._snapshot_download as client
-
-    monkeypatch.setattr(client.constants, "HF_HUB_CACHE", str(tmp_path))
-    fetched = fetch(parse("org/name"), offline=True)
+    fetched = Hub(HubAccess(offline=True)).fetch(parse("org/name"))
     assert fetched.commit == commit
     assert (fetched.path / "adapter_config.json").exists()
 

@@ -226,7 +226,7 @@ def test_a_linked_folder_is_itself(tmp_path: Path) -> None:
 
 
 def test_hub_cache(tmp_path: Path) -> None:
-    """Links from a snapshot to the blobs of the same repository, and to nothing else of it."""
+    """Links from a snapshot to blobs of the same repository or of the store for all of them, and to nothing else."""
     repository = tmp_path / "models--org--name"
     snapshot = repository / "snapshots" / "abc"
     (snapshot / "sub").mkdir(parents=True)
@@ -235,6 +235,12 @@ def test_hub_cache(tmp_path: Path) -> None:
     (repository / "secret").write_bytes(b"")
     (tmp_path / "blobs").mkdir()
     (tmp_path / "blobs" / "f00").write_bytes(b"")
+    shared = "0f" * 32
+    (tmp_path / "blobs" / "0f").mkdir()
+    (tmp_path / "blobs" / "0f" / shared).write_bytes(b"")
+    (snapshot / "shared").symlink_to(f"../../../blobs/0f/{shared}")
+    (tmp_path / "blobs" / "0f" / "short").write_bytes(b"")
+    (snapshot / "short").symlink_to("../../../blobs/0f/short")
     (snapshot / "good").symlink_to("../../blobs/f00")
     (snapshot / "sub" / "good").symlink_to("../../../blobs/f00")
     (snapshot / "bad").symlink_to("../../secret")
@@ -242,6 +248,7 @@ def test_hub_cache(tmp_path: Path) -> None:
     assert inside(snapshot, "good")
     assert inside(snapshot, "sub/good")
     assert inside(snapshot / "sub", "good")
-    for name in ("bad", "other"):
+    assert inside(snapshot, "shared")
+    for name in ("bad", "other", "short"):
         with pytest.raises(UnsafeFileError):
             inside(snapshot, name)

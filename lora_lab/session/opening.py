@@ -1,0 +1,126 @@
+"""How a session opens what a person names: a folder, a file, or a place on the Hub."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_lab.domain.report import Finding
+from lora_lab.errors import LoraLabError
+from lora_lab.extension.contracts import ReadOptions
+from lora_lab.formats.opening import is_configuration, open_adapter, open_base, open_configuration
+from lora_lab.session import listing
+from lora_lab.session.guarded import guarded_formats
+from lora_lab.session.placing import Place, existing
+from lora_lab.sources.hub_cache import commit_of
+from lora_lab.sources.locators import parse
+
+if TYPE_CHECKING:
+    from lora_lab.domain.adapter import Adapter
+    from lora_lab.domain.base import Base
+    from lora_lab.domain.progress import Observer
+    from lora_lab.extension.registry import Registry
+    from lora_lab.sources.hub import Hub
+
+
+class Opening(ABC):
+    """Opens adapters and models."""
+
+    offline: bool
+    send_token_to: tuple[str, ...]
+    allow_pickle: bool
+    follow_symlinks: bool
+    alpha: float | None
+    _cache_folder: Path | None
+
+    @property
+    @abstractmethod
+    def registry(self) -> Registry:
+        """What is installed."""
+
+    @cached_property
+    def hub(self) -> Hub:
+        """The Hub, as this session may ask it."""
+        from lora_lab.sources.hub import Hub
+        from lora_lab.sources.hub_access import HubAccess
+
+        return Hub(HubAccess(self.offline, self.send_token_to), self._cache_folder)
+
+    def adapter(self, locator: str, *, observer: Observer | None = None) -> Adapter:
+        """Open an adapter: headers and configuration.
+
+        Parameters
+        ----------
+        locator : a folder, a file, or a place on the Hub, whose files are fetched
+        observer : told of bytes that are fetched
+
+        Raises
+        ------
+        LoraLabError
+            nothing there, or not an adapter that can be read; one sentence and the next step.
+        """
+        found = self._place(locator, observer=observer)
+        place = found.path
+        options = ReadOptions(
+            locator=locator,
+            name=found.name or _name(place),
+            allow_pickle=self.allow_pickle,
+            alpha=self.alpha,
+            follow_symlinks=self.follow_symlinks,
+        )
+        mishaps: list[str] = []
+        try:
+            adapter = open_adapter(place, guarded_formats(self.registry, mishaps), options)
+        except LoraLabError as error:
+            error.hint = " ".join([error.hint, *mishaps]).strip()  # a plugin that failed may be the one to read it
+            raise
+        findings = (*found.findings, *adapter.findings, *(Finding("plugin_failed", mishap) for mishap in mishaps))
+        return replace(adapter, findings=findings, revision=found.commit or adapter.revision)
+
+    def base(self, locator: str, *, observer: Observer | None = None) -> Base:
+        """Open a base model or a full fine-tune: headers of all its shards; a ``config.json`` alone has no tensors."""
+        found = self._place(locator, observer=observer)
+        place = found.path
+        if is_configuration(place) and not listing.is_checkpoint(place):
+            opened = open_configuration(place, locator=locator)
+        else:
+            opened = open_base(place, locator=locator)
+        return replace(opened, findings=(*found.findings, *opened.findings), revision=found.commit or opened.revision)
+
+    def open(self, locator: str, *, observer: Observer | None = None) -> Adapter | Base:
+        """Open whatever is there: an adapter where a format knows one, else a checkpoint."""
+        if self._is_checkpoint(locator):
+            return self.base(locator, observer=observer)
+        return self.adapter(locator, observer=observer)
+
+    def _is_checkpoint(self, locator: str) -> bool:
+        """Whether a locator is that of a full model, from names alone: nothing is fetched to find out."""
+        found = parse(locator)
+        if found.is_local:
+            return listing.is_checkpoint(existing(found))
+        listed = self.hub.listing(found)
+        place = listed.place_of(found)
+        if place != found.subfolder:
+            return listing.is_checkpoint_file(found.subfolder.rpartition("/")[2])
+        return listing.is_checkpoint_folder({file.name.rpartition("/")[2] for file in listed.beside(place)})
+
+    def _place(self, locator: str, *, observer: Observer | None = None) -> Place:
+        """The files that a locator stands for, on this machine."""
+        found = parse(locator)
+        if found.is_local:
+            path = existing(found)
+            return Place(path, commit_of(path))
+        fetched = self.hub.fetch(found, allow_pickle=self.allow_pickle, observer=observer)
+        name = found.subfolder.rpartition("/")[2] if fetched.path.is_dir() else ""
+        return Place(fetched.path, fetched.commit, fetched.findings, name or found.repository.rpartition("/")[2])
+
+
+def _name(place: Path) -> str:
+    """What an adapter at `place` is called: its folder's name, or the file's own beside others."""
+    whole = Path(os.path.abspath(place))  # noqa: PTH100 - the name as typed, not where a link leads
+    is_named_by_folder = whole.name.startswith("adapter_") and whole.suffix
+    return whole.parent.name if is_named_by_folder else whole.name
