@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from lora_lab.domain.progress import Unwatched, stop_if_cancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from lora_lab.benchmarks.clock import Clock
     from lora_lab.domain.progress import Observer
@@ -78,6 +78,10 @@ class Rounds:
         for _ in range(runs):
             for contestant in self._contestants:
                 self._run(contestant)
+
+    def keep_only(self, wanted: Collection[str]) -> None:
+        """Run none but the contestants in `wanted` from now on."""
+        self._contestants = [one for one in self._contestants if one.id in wanted]
 
     def measure(self, repeats: int) -> None:
         """Run `repeats` rounds.

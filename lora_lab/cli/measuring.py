@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from lora_lab.cli.context import emit, make_session, output_options, session_options
+from lora_lab.cli.context import emit, make_session, module_option, output_options, session_options, watched
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_BATCH_HELP = "Sequences in a step of tokens, for the break-even; may be repeated.  [default: 1, 8, 32]"
+_SAVE = click.option("--no-save", "save", is_flag=True, flag_value=False, default=True, help="Keep no result.")
 _WHICH = "RESULT is an id or its beginning, latest, previous, or a file that --json wrote."
 
 
 @click.group("bench")
 def bench_group() -> None:
     """Measure on this machine, and compare with before."""
+
+
+@bench_group.command("swap")
+@click.argument("sources", nargs=-1, required=True, metavar="A B")
+@click.option("--base", required=True, metavar="BASE", help="The model that both adapters were trained on.")
+@click.option("--strategies", multiple=True, metavar="ID,…", help="Some of what `lora-lab strategies` lists; all.")
+@click.option("--repeats", type=click.IntRange(min=1), default=10, show_default=True, help="Rounds that are kept.")
+@click.option("--batch", "batches", type=click.IntRange(min=1), multiple=True, metavar="N", help=_BATCH_HELP)
+@_SAVE
+@module_option
+@session_options
+@output_options
+def swap_command(sources: Sequence[str], base: str, strategies: Sequence[str], **options: Any) -> None:
+    """Measure ways of switching a model between two adapters.
+
+    Time, bytes moved, memory and what is left of the base's bits, and after how many tokens merging has paid off.
+    """
+    session = make_session(options)
+    names = [name.strip() for text in strategies for name in text.split(",") if name.strip()]
+    choices = {name: options[name] for name in ("repeats", "batches", "modules", "save")}
+    report = watched(
+        options,
+        lambda watcher: session.bench_swap(sources, base=base, strategies=names, observer=watcher, **choices),
+    )
+    emit(report, options)
 
 
 @bench_group.command("history")
@@ -40,3 +70,14 @@ def compare_command(before: str, after: str, **options: Any) -> None:
     What got faster or slower by more than chance, and which settings differ.
     """
     emit(make_session(options).bench_compare(before, after), options)
+
+
+@click.command("strategies")
+@session_options
+@output_options
+def strategies_command(**options: Any) -> None:
+    """List strategies of bench swap."""
+    emit(make_session(options).strategies(), options)
+
+
+MEASURING: Final = (bench_group, strategies_command)

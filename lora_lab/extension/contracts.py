@@ -267,24 +267,93 @@ class MergeMethod(Protocol):
         """The combination of one module; called from several threads at once."""
 
 
+@dataclass(frozen=True, slots=True)
+class SwapFactors:
+    """One adapter's part in one weight, oriented as the weight is stored: ΔW = scaling · lora_B @ lora_A.
+
+    lora_A : (rank, in), as stored, on the device
+    lora_B : (out, rank)
+    magnitude : of DoRA, W′ = m ⊙ (W + ΔW)/‖W + ΔW‖: (out,), or (in,) with `is_by_column`; None without
+    """
+
+    lora_A: torch.Tensor
+    lora_B: torch.Tensor
+    scaling: float
+    magnitude: torch.Tensor | None = None
+    is_by_column: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SwapModule:
+    """One weight that adapters change.
+
+    weight : (out, in), what the model computes with, on the device; the base's at first, and changed in place
+    adapters : for every adapter its parts, none where it leaves the weight alone
+    """
+
+    name: str
+    weight: torch.Tensor
+    adapters: tuple[tuple[SwapFactors, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SwapScene:
+    """The weights of one model and the adapters that take turns in them.
+
+    base_rows : reads rows of the base's own weight from its file again, given the module's place in `modules`, the
+        first row and the one before which it ends; as stored, on the processor; called from several threads
+    """
+
+    modules: tuple[SwapModule, ...]
+    base_rows: Callable[[int, int, int], torch.Tensor]
+    device: str  # resolved: cpu, cuda:0, mps
+
+
 @runtime_checkable
 class SwapStrategy(Protocol):
     """One way to go from a model with adapter A to the same model with adapter B."""
 
     @property
     def id(self) -> str:
-        """Short, lower case."""
+        """Short, lower case: what ``bench swap --strategies`` takes."""
 
     @property
     def title(self) -> str:
         """Name on screen."""
 
     @property
-    def is_exact(self) -> bool:
-        """Whether the result is bit for bit the base with B merged."""
+    def summary(self) -> str:
+        """One sentence."""
 
-    def swap(self, weight: torch.Tensor, old: Factors, new: Factors) -> None:
-        """Change `weight` in place."""
+    @property
+    def is_exact(self) -> bool:
+        """Whether it promises, bit for bit, the base with B merged, however often it is done."""
+
+    def prepare(self, scene: SwapScene, first: int) -> Swapper:
+        """Put adapter `first` in and keep whatever swaps need; not timed.
+
+        CompatibilityError says, in one sentence, why it cannot be done this way with these adapters.
+        """
+
+
+class Swapper(Protocol):
+    """A strategy at work on one scene; all modules at once, so that it may batch them as it likes."""
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory held besides the weights and the factors."""
+
+    def moved_bytes(self, old: int, new: int) -> int:
+        """Bytes that a swap reads and writes at least, those of the factors included."""
+
+    def swap(self, old: int, new: int) -> None:
+        """Take adapter `old` out and put `new` in; on a device that queues its work it need not be finished."""
+
+    def restore(self, old: int) -> None:
+        """Give the base back, as well as this way can; nothing is in use afterwards."""
+
+    def beside(self, module: int) -> tuple[SwapFactors, ...] | None:
+        """What is applied beside the weight of a module instead of being merged into it; None where it is merged."""
 
 
 @runtime_checkable

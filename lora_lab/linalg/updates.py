@@ -153,6 +153,11 @@ class Update:
         for block, first in enumerate(range(0, self.shape[0], step)):
             yield block, first, min(self.shape[0], first + step)
 
+    def forget(self) -> None:
+        """Forget the rows that were looked at: others follow."""
+        for dora in self._dora:
+            dora.squares.zero_()
+
     def look(self, rows: torch.Tensor, first: int) -> None:
         """Take the rows from `first` on of the unchanged weight into the norms of the columns, in order."""
         for dora in self._dora:

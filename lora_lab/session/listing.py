@@ -64,6 +64,13 @@ _METHODS: Final = (
     Column("reference", "Source", ColumnKind.TEXT, is_wide=True),
     Column("plugin", "Plugin", ColumnKind.TEXT),
 )
+_STRATEGIES: Final = (
+    Column("id", "Strategy", ColumnKind.TEXT),
+    Column("title", "Title", ColumnKind.TEXT, is_wide=True),
+    Column("summary", "What it does", ColumnKind.TEXT),
+    Column("is_exact", "Exact", ColumnKind.VALUE, formula="whether it promises the bits of a merge into the base"),
+    Column("plugin", "Plugin", ColumnKind.TEXT),
+)
 
 
 def ls_report(locator: str, entries: Sequence[LibraryEntry]) -> Report:
@@ -135,6 +142,21 @@ def methods_report(registry: Registry) -> Report:
         for method in registry.methods.values()
     )
     return Report("methods", "Methods", tables=(Table("methods", "Methods", _METHODS, rows, key="id"),))
+
+
+def strategies_report(registry: Registry) -> Report:
+    """Every strategy of swapping, and who brought it."""
+    rows = tuple(
+        {
+            "id": strategy.id,
+            "title": strategy.title,
+            "summary": strategy.summary,
+            "is_exact": strategy.is_exact,
+            "plugin": registry.owner_of("strategies", strategy.id),
+        }
+        for strategy in registry.strategies.values()
+    )
+    return Report("strategies", "Strategies", tables=(Table("strategies", "Strategies", _STRATEGIES, rows, key="id"),))
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -6,12 +6,21 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from lora_lab.domain import figures
 from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
-from lora_lab.errors import LoraLabError
+from lora_lab.errors import LoraLabError, quoted
+from lora_lab.session.records import Fingerprints, record_of
 from lora_lab.storage.folders import data_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from lora_lab.benchmarks.history import Entry, History
+    from lora_lab.domain.adapter import Adapter
+    from lora_lab.domain.base import Base
+    from lora_lab.domain.progress import Observer
+    from lora_lab.extension.contracts import SwapStrategy
     from lora_lab.extension.registry import Registry
 
 _RESULTS: Final = (
@@ -32,6 +41,7 @@ class Measuring(ABC):
 
     seed: int
     device: str
+    _cache_folder: Path | None
 
     @property
     @abstractmethod
@@ -44,6 +54,81 @@ class Measuring(ABC):
         from lora_lab.benchmarks.history import History
 
         return History(data_folder() / "benchmarks")
+
+    @abstractmethod
+    def adapter(self, locator: str) -> Adapter:
+        """Open an adapter."""
+
+    @abstractmethod
+    def base(self, locator: str) -> Base:
+        """Open a model."""
+
+    def bench_swap(
+        self,
+        adapters: Sequence[str],
+        *,
+        base: str,
+        strategies: Sequence[str] = (),
+        repeats: int = 10,
+        batches: Sequence[int] = (),
+        modules: Sequence[str] = (),
+        save: bool = True,
+        observer: Observer | None = None,
+    ) -> Report:
+        """Measure ways of switching a model between two adapters, and after how many tokens merging pays off.
+
+        Parameters
+        ----------
+        adapters : locators of two
+        base : locator of the model that both were trained on
+        strategies : of ``registry.strategies``; none means all
+        repeats : rounds in which all of them take turns
+        batches : sequences in a step of tokens; none means 1, 8 and 32
+        modules : globs; none means all
+        save : keep the result in the history
+
+        Raises
+        ------
+        LoraLabError
+            something does not fit, there is no room, or the observer says no.
+        """
+        from lora_lab.benchmarks.swapping.forward import BATCHES
+        from lora_lab.benchmarks.swapping.run import SwapOptions, bench_swap
+        from lora_lab.formats.factors import FactorReader
+        from lora_lab.linalg.device import resolve_device
+        from lora_lab.session.guarded import attributed
+
+        if len(adapters) != 2:
+            raise LoraLabError(f"bench swap got {figures.plural(len(adapters), 'adapter')}, expected two.")
+        if repeats < 1 or any(batch < 1 for batch in batches):
+            raise LoraLabError("Repeats and batches are counted from 1.")
+        chosen = [self._strategy(name) for name in strategies] or list(self.registry.strategies.values())
+        options = SwapOptions(
+            repeats=repeats,
+            batches=tuple(batches) or BATCHES,
+            modules=tuple(modules),
+            device=resolve_device(self.device),
+            seed=self.seed,
+            attributed=lambda one: attributed("strategy", one.id, self.registry.plugin_of("strategies", one.id)),
+        )
+        opened, model = [self.adapter(locator) for locator in adapters], self.base(base)
+        report = bench_swap(opened, model, chosen, reader=FactorReader(), options=options, observer=observer)
+        # After the work, which hashing would disturb; large weights are known by their headers.
+        read: list[Adapter | Base] = [*opened, model]
+        inputs = tuple(record_of(one, fingerprints=Fingerprints(self._cache_folder)) for one in read)
+        settings = {"strategies": [one.id for one in chosen], "repeats": repeats, "batches": list(options.batches)}
+        report = replace(report, inputs=inputs, parameters={**settings, "modules": list(modules), "seed": self.seed})
+        return self._kept(report, save=save)
+
+    def _strategy(self, name: str) -> SwapStrategy:
+        found = self.registry.strategies.get(name)
+        if found is None:
+            known = ", ".join(self.registry.strategies)
+            raise LoraLabError(
+                f"There is no strategy {quoted(name)}, expected one of: {known}.",
+                hint="lora-lab strategies says what each does.",
+            )
+        return found
 
     def bench_history(self) -> Report:
         """List the results of earlier benchmarks, the newest first; damaged ones with the reason."""

@@ -95,11 +95,18 @@ class Session(Opening, Arranging, Extracting, Measuring, Pushing):
     def registry(self) -> Registry:
         """What is installed; loaded on first use."""
         from lora_lab.analyses import plugin as analyses
+        from lora_lab.benchmarks import plugin as benchmarks
         from lora_lab.formats import plugin as formats
         from lora_lab.methods import plugin as methods
         from lora_lab.reports import plugin as reports
 
-        builtins = {"formats": formats, "analyses": analyses, "methods": methods, "reports": reports}
+        builtins = {
+            "formats": formats,
+            "analyses": analyses,
+            "methods": methods,
+            "benchmarks": benchmarks,
+            "reports": reports,
+        }
         return load_registry(builtins, load_plugins=self.load_plugins)
 
     # Looking
@@ -314,6 +321,10 @@ class Session(Opening, Arranging, Extracting, Measuring, Pushing):
     def methods(self) -> Report:
         """List every method of combining with its parameters."""
         return listing.methods_report(self.registry)
+
+    def strategies(self) -> Report:
+        """List every strategy of swapping."""
+        return listing.strategies_report(self.registry)
 
 
 def _check_inputs(analysis: Analysis, locators: Sequence[str], base: str | None) -> None:

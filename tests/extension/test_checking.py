@@ -97,6 +97,6 @@ def test_every_member_of_every_contract_has_a_check() -> None:
     from lora_lab.extension.checking import _EXPECTED, _members
 
     kinds = ("AdapterFormat", "Analysis", "MergeMethod", "SwapStrategy", "Exporter", "CommandSpec")
-    functions = {"recognise", "read", "run", "combine", "swap", "export"}
+    functions = {"recognise", "read", "run", "combine", "prepare", "export"}
     for kind in kinds:
         assert set(_members(getattr(contracts, kind))) <= set(_EXPECTED) | functions

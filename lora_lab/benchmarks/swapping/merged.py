@@ -1,0 +1,243 @@
+"""Strategies that merge: what the model computes with is one matrix for each weight."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lora_lab.errors import CompatibilityError, quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from lora_lab.extension.contracts import SwapFactors, Swapper, SwapScene
+    from lora_lab.linalg.in_place import Ready
+    from lora_lab.linalg.updates import Term
+
+
+class Merged:
+    """What strategies that merge share: every adapter's update of every weight, made ready when swaps are prepared."""
+
+    def __init__(self, scene: SwapScene, first: int) -> None:
+        self.scene = scene
+        count = len(scene.modules[0].adapters)
+        self.put = [ready_updates(scene, number, 1.0) for number in range(count)]
+        self.merge(first)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the factors in the types that they are multiplied in."""
+        return sum(step.nbytes for steps in self.put for step in steps)
+
+    def beside(self, module: int) -> None:
+        """Nothing: all is merged."""
+        del module
+
+    def merge(self, new: int, kept: Sequence[torch.Tensor] | None = None) -> None:
+        """Merge `new` into the weights, which are the base's, or into what was kept of them."""
+        from lora_lab.linalg.in_place import Change, merge_all
+
+        merge_all(
+            [
+                Change(module.weight, step, kept=None if kept is None else kept[number])
+                for number, (module, step) in enumerate(zip(self.scene.modules, self.put[new], strict=True))
+            ]
+        )
+
+    def weight_bytes(self) -> int:
+        """Bytes of all weights."""
+        return sum(module.weight.nbytes for module in self.scene.modules)
+
+    def factor_bytes(self, *numbers: int) -> int:
+        """Bytes of adapters' factors as they are stored."""
+        from lora_lab.benchmarks.swapping.workload import factor_bytes
+
+        return sum(factor_bytes(module.adapters[number]) for module in self.scene.modules for number in numbers)
+
+
+class _Reloading(Merged):
+    """The base's weights are read again."""
+
+    def moved_bytes(self, old: int, new: int) -> int:
+        """The files' bytes are read and written, and then those of the weights once more."""
+        del old
+        return 4 * self.weight_bytes() + self.factor_bytes(new)
+
+    def swap(self, old: int, new: int) -> None:
+        """Read the base, merge."""
+        self.restore(old)
+        self.merge(new)
+
+    def restore(self, old: int) -> None:
+        """Read the base."""
+        from lora_lab.linalg.threads import in_lanes, worker_count
+
+        del old
+
+        def read(number: int) -> None:
+            weight = self.scene.modules[number].weight
+            weight.copy_(self.scene.base_rows(number, 0, weight.shape[0]))
+
+        in_lanes(read, range(len(self.scene.modules)), worker_count())
+
+
+class Reload:
+    """Read the base's weights from their files again and merge: W ← round(W_file + ΔB)."""
+
+    id = "reload"
+    title = "Reload"
+    summary = "Reads the base from its files again, from the page cache where it is there, and merges."
+    is_exact = True
+
+    def prepare(self, scene: SwapScene, first: int) -> Swapper:
+        """Keep nothing."""
+        return _Reloading(scene, first)
+
+
+class _Copying(Merged):
+    """The base's weights are kept."""
+
+    def __init__(self, scene: SwapScene, first: int) -> None:
+        self._kept = [module.weight.clone() for module in scene.modules]
+        super().__init__(scene, first)
+
+    @property
+    def kept_bytes(self) -> int:
+        """A second set of weights, and the factors."""
+        return super().kept_bytes + self.weight_bytes()
+
+    def moved_bytes(self, old: int, new: int) -> int:
+        """The kept weights are read, the weights written."""
+        del old
+        return 2 * self.weight_bytes() + self.factor_bytes(new)
+
+    def swap(self, old: int, new: int) -> None:
+        """Merge into what was kept."""
+        del old
+        self.merge(new, self._kept)
+
+    def restore(self, old: int) -> None:
+        """Copy back."""
+        del old
+        for module, kept in zip(self.scene.modules, self._kept, strict=True):
+            module.weight.copy_(kept)
+
+
+class FromCopy:
+    """Merge into a kept copy of the base: W′ ← round(W_kept + ΔB), exact, for twice the memory."""
+
+    id = "from_copy"
+    title = "From a kept copy"
+    summary = "Merges into a copy of the base that is kept in memory: exact, in one pass, for twice the memory."
+    is_exact = True
+
+    def prepare(self, scene: SwapScene, first: int) -> Swapper:
+        """Keep a copy of every weight."""
+        return _Copying(scene, first)
+
+
+class _Subtracting(Merged):
+    """ΔA is subtracted: the base's bits are not known."""
+
+    def __init__(self, scene: SwapScene, first: int, *, is_fused: bool) -> None:
+        require_no_dora(scene)
+        super().__init__(scene, first)
+        self._is_fused = is_fused
+        self._taken = [ready_updates(scene, number, -1.0) for number in range(len(self.put))]
+        self._nothing = ready_updates(scene, None, 1.0)
+
+    @property
+    def kept_bytes(self) -> int:
+        """The factors, with either sign."""
+        return super().kept_bytes + sum(step.nbytes for steps in self._taken for step in steps)
+
+    def moved_bytes(self, old: int, new: int) -> int:
+        """Every weight is read and written once, or twice."""
+        return 2 * self.weight_bytes() * (1 if self._is_fused else 2) + self.factor_bytes(old, new)
+
+    def swap(self, old: int, new: int) -> None:
+        """In one pass, or in two."""
+        if self._is_fused:
+            self._change(self._taken[old], self.put[new])
+        else:
+            self._change(None, self._taken[old])
+            self._change(None, self.put[new])
+
+    def restore(self, old: int) -> None:
+        """Subtract."""
+        self._change(self._taken[old], self._nothing)
+
+    def _change(self, taken: Sequence[Ready] | None, put: Sequence[Ready]) -> None:
+        from lora_lab.linalg.in_place import Change, swap_all
+
+        swap_all(
+            [
+                Change(module.weight, put[number], None if taken is None else taken[number])
+                for number, module in enumerate(self.scene.modules)
+            ]
+        )
+
+
+class Fused:
+    """Take one adapter out and put the other in while a weight passes by: round(round(W′ − ΔA) + ΔB)."""
+
+    id = "fused"
+    title = "Fused"
+    summary = "Subtracts one adapter and adds the other in one pass; keeps nothing, promises no bits."
+    is_exact = False
+
+    def prepare(self, scene: SwapScene, first: int) -> Swapper:
+        """Keep nothing but factors."""
+        return _Subtracting(scene, first, is_fused=True)
+
+
+class UnmergeMerge:
+    """Unmerge everything, then merge everything: two passes, the same bits as :class:`Fused`."""
+
+    id = "unmerge_merge"
+    title = "Unmerge, then merge"
+    summary = "Subtracts one adapter in a first pass over all weights and adds the other in a second."
+    is_exact = False
+
+    def prepare(self, scene: SwapScene, first: int) -> Swapper:
+        """Keep nothing but factors."""
+        return _Subtracting(scene, first, is_fused=False)
+
+
+def require_no_dora(scene: SwapScene) -> None:
+    """Refuse DoRA where the base's weight is not at hand."""
+    for module in scene.modules:
+        for parts in module.adapters:
+            if any(part.magnitude is not None for part in parts):
+                raise CompatibilityError(
+                    f"{quoted(module.name)} has DoRA, whose norms are of the base's weight: nothing can be subtracted "
+                    "without it.",
+                    hint="from_copy and reload know the base.",
+                )
+
+
+def ready_updates(scene: SwapScene, number: int | None, strength: float, *, device: str | None = None) -> list[Ready]:
+    """Updates by an adapter of every weight, or by none, on the device of the scene or another."""
+    from lora_lab.linalg.in_place import ready
+    from lora_lab.linalg.updates import Update
+
+    return [
+        ready(
+            Update(
+                module.name,
+                (module.weight.shape[0], module.weight.shape[1]),
+                [] if number is None else [term_of(part, strength) for part in module.adapters[number]],
+            ),
+            device or scene.device,
+        )
+        for module in scene.modules
+    ]
+
+
+def term_of(part: SwapFactors, strength: float = 1.0) -> Term:
+    """The same as a term of an update, on the processor, where updates are made."""
+    from lora_lab.linalg.updates import Term
+
+    magnitude = None if part.magnitude is None else part.magnitude.cpu()
+    return Term(part.lora_A.cpu(), part.lora_B.cpu(), part.scaling, strength, magnitude, part.is_by_column)
