@@ -71,9 +71,7 @@ def change_of(
         term = Term(lora_A, lora_B, scaling, magnitude=magnitude, is_by_column=is_turned)
         return _rescaled(Update(delta.module, weight.shape, [term]), weight, rank or delta.rank)
     if is_moved:
-        start = truncated_svd(weight, delta.rank, tolerance=_START_TOLERANCE)
-        lora_B = torch.cat([scaling * lora_B.to(torch.float64), -start.U * start.S], dim=1)
-        lora_A = torch.cat([lora_A.to(torch.float64), start.Vh])
+        lora_A, lora_B = moved_factors(lora_A, lora_B, scaling, weight, delta.rank)
         scaling = 1.0
     U, S, Vh = factored_svd(lora_A, lora_B, scaling, name=delta.module)
     tolerance = rank_tolerance([delta.lora_A.dtype, delta.lora_B.dtype], lora_A.shape[0])
@@ -81,6 +79,20 @@ def change_of(
     if rank is not None:
         kept = min(kept, rank)
     return Change(float(torch.linalg.vector_norm(S)), U[:, :kept], Vh[:kept].T)
+
+
+def moved_factors(
+    lora_A: torch.Tensor, lora_B: torch.Tensor, scaling: float, weight: RowBlocks, rank: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """lora_A (2r, n) and lora_B (m, 2r) of scaling·B·A − U_r S_r V_rᵀ, PiSSA's change of the original W, float64.
+
+    Parameters
+    ----------
+    weight : W (m, n), turned as lora_B @ lora_A is
+    """
+    start = truncated_svd(weight, rank, tolerance=_START_TOLERANCE)
+    both_B = torch.cat([scaling * lora_B.to(torch.float64), -start.U * start.S], dim=1)
+    return torch.cat([lora_A.to(torch.float64), start.Vh]), both_B
 
 
 def _rescaled(update: Update, weight: RowBlocks, rank: int) -> Change:

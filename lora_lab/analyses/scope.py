@@ -57,11 +57,10 @@ def adapter_for_base(context: AnalysisContext) -> Adapter:
         as :func:`adapter_of`, for any other reason.
     """
     subject = context.subjects[0]
-    if isinstance(subject, Adapter) and is_moved(subject):
-        refused = [feature.id for feature in subject.features if feature.effect is Effect.REFUSED]
-        if refused == [_MOVED]:
-            return subject
-    return adapter_of(context)
+    if not isinstance(subject, Adapter):
+        raise _no_adapter(subject)
+    refuse(subject, has_base=True)
+    return subject
 
 
 def is_moved(adapter: Adapter) -> bool:
@@ -126,15 +125,15 @@ def base_of(context: AnalysisContext) -> Base:
     return base
 
 
-def refuse(adapter: Adapter) -> None:
-    """Raise AdapterError when a feature makes ΔW unknowable from the adapter's own files."""
+def refuse(adapter: Adapter, *, has_base: bool = False) -> None:
+    """Raise AdapterError when a feature makes ΔW unknowable from the adapter's own files, or with the base too."""
     refused = [feature for feature in adapter.features if feature.effect is Effect.REFUSED]
-    if not refused:
-        return
     is_known_with_base = is_moved(adapter) and [feature.id for feature in refused] == [_MOVED]
+    if not refused or (has_base and is_known_with_base):
+        return
     raise AdapterError(
         f"ΔW of {quoted(adapter.name)} cannot be computed from its files: {_said(refused[0])}",
-        hint="lora-lab amplify and lora-lab intruders compute it with --base, the original model."
+        hint="amplify, intruders, combine and resize compute it with --base, the original model."
         if is_known_with_base
         else "lora-lab inspect shows what the files say.",
     )

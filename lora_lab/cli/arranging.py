@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _DTYPES: Final = ("float32", "bfloat16", "float16", "float64")
-_KEPT: Final = ("rank", "energy", "error", "parameters", "dtype", "modules")
+_KEPT: Final = ("rank", "energy", "error", "parameters", "dtype", "modules", "base")
 _WRITING: Final = ("overwrite", "dry_run", "output")
 _WHOLE: Final = ("average_saved_modules", "skip_saved_modules", "saved_modules_from")
 
@@ -51,6 +51,11 @@ def _kept_options(command: Command) -> Command:
                 help="Of all modules together, divided so that the least is lost.",
             ),
             click.option("--dtype", type=click.Choice(_DTYPES), help="Of the factors; the widest of the inputs."),
+            click.option(
+                "--base",
+                metavar="BASE",
+                help="The model behind DoRA or PiSSA, which are then taken for what they really do to it.",
+            ),
             module_option,
         ),
     )

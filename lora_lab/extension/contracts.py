@@ -236,7 +236,8 @@ class MergeMethod(Protocol):
     A method sees only the adapters that have the module, at least one, and all of one shape and orientation, whatever
     their ranks; strengths are finite, of any sign, and may be zero. The result depends on nothing but its arguments:
     not on threads, nor on the order of modules. :mod:`lora_lab.linalg.combining` puts factors side by side, and cuts a
-    product to the rank and the energy of the context, with the norm and the error to report.
+    product to the rank and the energy of the context, with the norm and the error to report. One that needs no factors
+    is a :class:`~lora_lab.extension.changes.ChangeMethod` too.
     """
 
     @property

@@ -23,13 +23,14 @@ from lora_lab.linalg.consensus import Election, Majority, elected, summed
 from lora_lab.linalg.counters import key_of
 from lora_lab.linalg.entries import Entries, entries_of
 from lora_lab.linalg.sparsifying import kept_by_chance, kept_by_rank, kept_largest, kept_middle
+from lora_lab.linalg.spectra import Pair
 from lora_lab.linalg.threads import one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from lora_lab.linalg.approximation import Approximation
-    from lora_lab.linalg.spectra import Pair
+    from lora_lab.linalg.changes import Rows
 
 
 # One matrix keeps all processors busy: several at once would take their memory and no less time.
@@ -109,7 +110,7 @@ class Combined(NamedTuple):
 
 
 def combine_entries(
-    pairs: Sequence[Pair],
+    pairs: Sequence[Pair | Rows],
     strengths: Sequence[float],
     method: EntryMethod,
     *,
@@ -121,7 +122,7 @@ def combine_entries(
 
     Parameters
     ----------
-    pairs : of ΔW of one shape, of any ranks
+    pairs : of ΔW of one shape, of any ranks, or rows of what has no factors
     strengths : wᵢ
     rank : of the result; of ΔW's entries the sum of the ranks when neither this nor `energy` is given, of the core all
     energy : share of ‖D‖² that the result keeps, by the smallest rank that does
@@ -153,27 +154,58 @@ def combine_entries(
     keys, ordered, weights = _in_one_order(pairs, strengths, method.seed)
     name = pairs[0].name
     if method.space is Space.CORE:
-        U, V, parts = _core(ordered)
+        U, V, parts = _core(_factored_only(ordered))
         D = _decided(parts, weights, keys, method)
         found = low_rank_approximation(D.blocks(), rank=rank, energy=energy, name=name)
         return _factored(found._replace(U=U @ found.U, Vh=found.Vh @ V.T))
     with _one_at_a_time:
-        D = _decided([_watched(entries_of(pair), look) for pair in ordered], weights, keys, method)
-        most = rank if rank is not None or energy is not None else sum(pair.lora_A.shape[0] for pair in pairs)
+        D = _decided([_watched(_entries(part), look) for part in ordered], weights, keys, method)
+        most = rank if rank is not None or energy is not None else sum(map(_rank, pairs))
         found = low_rank_approximation(D.blocks(), rank=most, energy=energy, seed=method.seed, name=name)
     return _factored(found)
 
 
 def _in_one_order(
-    pairs: Sequence[Pair], strengths: Sequence[float], seed: int
-) -> tuple[list[int], list[Pair], list[float]]:
+    pairs: Sequence[Pair | Rows], strengths: Sequence[float], seed: int
+) -> tuple[list[int], list[Pair | Rows], list[float]]:
     """Keys of the updates, these and their strengths, in an order that follows from their numbers alone."""
     keyed = []
     for pair, strength in zip(pairs, strengths, strict=True):
-        _require_finite(pair)
-        keyed.append((key_of(seed, pair.lora_A, pair.lora_B, scaling=pair.scaling), strength, pair))
+        if isinstance(pair, Pair):
+            _require_finite(pair)
+        marks = (pair.lora_A, pair.lora_B) if isinstance(pair, Pair) else pair.marks
+        keyed.append((key_of(seed, *marks, scaling=pair.scaling), strength, pair))
     keyed.sort(key=lambda one: one[:2])
     return [one[0] for one in keyed], [one[2] for one in keyed], [one[1] for one in keyed]
+
+
+def _rank(part: Pair | Rows) -> int:
+    return part.lora_A.shape[0] if isinstance(part, Pair) else part.rank
+
+
+def _entries(part: Pair | Rows) -> Entries:
+    if isinstance(part, Pair):
+        return entries_of(part)
+
+    def rows(first: int, end: int) -> torch.Tensor:
+        block = part.rows(first, end).to(torch.float32)
+        if not torch.isfinite(block).all():
+            raise NumericalError(
+                f"What the adapter does to {quoted(part.name)} holds NaN or infinity, or exceeds the range of float32.",
+                hint="Training diverged, or a file is damaged.",
+            )
+        return block
+
+    return Entries(part.shape, rows)
+
+
+def _factored_only(parts: Sequence[Pair | Rows]) -> list[Pair]:
+    found = [part for part in parts if isinstance(part, Pair)]
+    if len(found) < len(parts):
+        raise LoraLabError(
+            f"What DoRA does to {quoted(parts[0].name)} has no factors, and so no core.", hint="Take the entries of ΔW."
+        )
+    return found
 
 
 def _decided(parts: Sequence[Entries], weights: Sequence[float], keys: Sequence[int], method: EntryMethod) -> Entries:
@@ -247,10 +279,10 @@ def _require_finite(pair: Pair) -> None:
         )
 
 
-def _require_one_shape(pairs: Sequence[Pair]) -> None:
+def _require_one_shape(pairs: Sequence[Pair | Rows]) -> None:
     if not pairs:
         raise LoraLabError("There is nothing to combine, expected at least one update.")
-    shapes = [(pair.lora_B.shape[0], pair.lora_A.shape[1]) for pair in pairs]
+    shapes = [(pair.lora_B.shape[0], pair.lora_A.shape[1]) if isinstance(pair, Pair) else pair.shape for pair in pairs]
     for pair, shape in zip(pairs, shapes, strict=True):
         if shape != shapes[0]:
             raise CompatibilityError(

@@ -12,7 +12,9 @@ from lora_lab.errors import CompatibilityError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lora_lab.extension.changes import Change
     from lora_lab.extension.contracts import Combination, Factors, MergeContext
+    from lora_lab.linalg.changes import Rows
     from lora_lab.linalg.spectra import Pair
 
 DENSITY: Final = Parameter("density", "Density: share of the entries that is kept", ParameterKind.NUMBER, 0.5, 0.0, 1.0)
@@ -45,6 +47,12 @@ class EntryBased:
 
     def combine(self, factors: Sequence[Factors], strengths: Sequence[float], context: MergeContext) -> Combination:
         """Factors of the combination of one module, of the rank or the energy that `context` says."""
+        return self.combine_changes(factors, strengths, context)
+
+    def combine_changes(
+        self, changes: Sequence[Factors | Change], strengths: Sequence[float], context: MergeContext
+    ) -> Combination:
+        """The same of changes that have no factors, in the space of ΔW."""
         from lora_lab.extension.contracts import Combination, Factors
         from lora_lab.linalg.consensus import Election, Majority
         from lora_lab.linalg.entrywise import EntryMethod, Space, Sparsity, combine_entries
@@ -62,15 +70,43 @@ class EntryBased:
             seed=context.seed,
         )
         found = combine_entries(
-            pairs_of(factors, context.module),
+            parts_of(changes, context.module),
             strengths,
             method,
             rank=context.rank,
             energy=context.energy,
             look=partial(stop_if_cancelled, context.observer),
         )
-        result = Factors(found.lora_A, found.lora_B, 1.0, factors[0].is_transposed)
+        result = Factors(found.lora_A, found.lora_B, 1.0, factors_of(changes[0]).is_transposed)
         return Combination(result, found.norm, found.error)
+
+
+def factors_of(change: Factors | Change) -> Factors:
+    """The factors, or those that a change is made with."""
+    from lora_lab.extension.contracts import Factors
+
+    return change if isinstance(change, Factors) else change.factors
+
+
+def parts_of(changes: Sequence[Factors | Change], name: str = "ΔW") -> list[Pair | Rows]:
+    """The same as what algebra works on; raises as :func:`pairs_of`."""
+    from lora_lab.extension.contracts import Factors
+    from lora_lab.linalg.changes import Rows
+
+    pairs = pairs_of([factors_of(change) for change in changes], name)
+    return [
+        pair
+        if isinstance(change, Factors)
+        else Rows(
+            name,
+            (pair.lora_B.shape[0], pair.lora_A.shape[1]),
+            change.rows,
+            pair.lora_A.shape[0],
+            (pair.lora_A, pair.lora_B, change.magnitude),
+            pair.scaling,
+        )
+        for change, pair in zip(changes, pairs, strict=True)
+    ]
 
 
 def pairs_of(factors: Sequence[Factors], name: str = "ΔW") -> list[Pair]:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from lora_lab.domain.parameters import Parameter, ParameterKind
 from lora_lab.errors import LoraLabError, quoted
-from lora_lab.methods.entry_based import pairs_of
-from lora_lab.methods.exact import summed
+from lora_lab.methods.entry_based import pairs_of, parts_of
+from lora_lab.methods.exact import summed, summed_changes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lora_lab.extension.changes import Change
     from lora_lab.extension.contracts import Combination, Factors, MergeContext
 
 
@@ -35,23 +36,38 @@ class Slerp:
         """Factors of the combination of one module."""
         from lora_lab.linalg.spherical import gram_matrix, slerp_coefficients
 
-        t = context.parameters.get("t")
-        if len(factors) != 2:
-            raise LoraLabError(
-                f"slerp goes from one adapter to another, got {len(factors)} that have {quoted(context.module)}, "
-                "expected 2.",
-                hint="multislerp takes any number.",
-            )
-        if t is None:
-            if min(strengths) < 0 or sum(strengths) == 0:
-                raise LoraLabError(
-                    f"The strengths are {', '.join(f'{one:g}' for one in strengths)}, expected two that are not "
-                    "negative, not both zero.",
-                    hint="Or say how far to go: --param t=0.5",
-                )
-            t = strengths[1] / (strengths[0] + strengths[1])
+        t = self._share(len(factors), strengths, context)
         coefficients = slerp_coefficients(gram_matrix(pairs_of(factors, context.module)), t)
         return summed(factors, coefficients, context)
+
+    def combine_changes(
+        self, changes: Sequence[Factors | Change], strengths: Sequence[float], context: MergeContext
+    ) -> Combination:
+        """The same of changes that have no factors."""
+        from lora_lab.linalg.changes import gram_of_changes
+        from lora_lab.linalg.spherical import slerp_coefficients
+
+        t = self._share(len(changes), strengths, context)
+        coefficients = slerp_coefficients(gram_of_changes(parts_of(changes, context.module)), t)
+        return summed_changes(changes, coefficients, context)
+
+    def _share(self, count: int, strengths: Sequence[float], context: MergeContext) -> float:
+        """How far to go from the first to the second."""
+        if count != 2:
+            raise LoraLabError(
+                f"slerp goes from one adapter to another, got {count} that have {quoted(context.module)}, expected 2.",
+                hint="multislerp takes any number.",
+            )
+        t = context.parameters.get("t")
+        if t is not None:
+            return float(t)
+        if min(strengths) < 0 or sum(strengths) == 0:
+            raise LoraLabError(
+                f"The strengths are {', '.join(f'{one:g}' for one in strengths)}, expected two that are not negative, "
+                "not both zero.",
+                hint="Or say how far to go: --param t=0.5",
+            )
+        return strengths[1] / (strengths[0] + strengths[1])
 
 
 class MultiSlerp:
@@ -75,3 +91,13 @@ class MultiSlerp:
 
         coefficients = multislerp_coefficients(gram_matrix(pairs_of(factors, context.module)), strengths)
         return summed(factors, coefficients, context)
+
+    def combine_changes(
+        self, changes: Sequence[Factors | Change], strengths: Sequence[float], context: MergeContext
+    ) -> Combination:
+        """The same of changes that have no factors."""
+        from lora_lab.linalg.changes import gram_of_changes
+        from lora_lab.linalg.spherical import multislerp_coefficients
+
+        coefficients = multislerp_coefficients(gram_of_changes(parts_of(changes, context.module)), strengths)
+        return summed_changes(changes, coefficients, context)

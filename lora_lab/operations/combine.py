@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lora_lab.domain.parameters import parse_parameters
 from lora_lab.domain.progress import Unwatched
 from lora_lab.errors import LoraLabError, OperationError, quoted
 from lora_lab.operations.adapter_files import AdapterFiles, configuration_of, tensors_of
+from lora_lab.operations.behind import Behind
 from lora_lab.operations.combine_options import CombineOptions, Whole
 from lora_lab.operations.combine_report import report_of, with_receipt
 from lora_lab.operations.combining import Combiner, with_biases
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_lab.domain.adapter import Adapter
+    from lora_lab.domain.base import Base
     from lora_lab.domain.progress import Observer
-    from lora_lab.domain.report import InputRecord, Report
+    from lora_lab.domain.report import Finding, InputRecord, Report
     from lora_lab.extension.contracts import MergeMethod, Reader
     from lora_lab.operations.combining import Joined
     from lora_lab.operations.joining import Joint
@@ -71,6 +73,7 @@ class Recipe:
     """What is done with which adapters.
 
     values : of every parameter of the method
+    base : behind adapters whose change is known with it alone
     operation : ``combine``, or ``resize`` of one adapter
     """
 
@@ -79,6 +82,7 @@ class Recipe:
     options: CombineOptions
     values: Mapping[str, Any]
     operation: str = "combine"
+    base: Base | None = None
 
     def made(self, joints: Sequence[Joint], supply: Supply, saved: Saved, observer: Observer) -> Made:
         """Compute everything; raises as :func:`combine`."""
@@ -109,6 +113,7 @@ class Recipe:
             "dtype": options.dtype.value if options.dtype else None,
             "seed": options.seed,
             "modules": list(options.modules),
+            **({} if self.base is None else {"base": self.base.locator}),
         }
         if self.operation == "resize":
             return {"adapter": self.adapters[0].locator, **how}
@@ -138,6 +143,10 @@ class Made(NamedTuple):
     arguments: Mapping[str, Any]
     modules: Sequence[Joined]
     bytes_read: int
+
+    def with_findings(self, findings: Sequence[Finding]) -> Made:
+        """The same, whose receipt tells more."""
+        return self._replace(report=replace(self.report, findings=(*findings, *self.report.findings)))
 
     def planned(self, target: CombineTarget) -> Report:
         """The receipt of a run that writes nothing."""
@@ -179,6 +188,27 @@ class Made(NamedTuple):
         return report
 
 
+def supply_of(
+    adapters: Sequence[Adapter],
+    joints: Sequence[Joint],
+    base: Base | None,
+    reader: Reader,
+    *,
+    is_kept: bool = False,
+) -> tuple[Supply, list[Finding]]:
+    """The factors of some modules, and what is to be said of the base behind them.
+
+    Raises
+    ------
+    CompatibilityError
+        the base does not fit those adapters that need it.
+    """
+    if base is None:
+        return Supply(len(adapters), reader, is_kept=is_kept), []
+    behind = Behind(base, adapters, joints, reader)
+    return Supply(len(adapters), reader, behind=behind, is_kept=is_kept), behind.findings
+
+
 def combine(
     adapters: Sequence[Adapter],
     method: MergeMethod,
@@ -188,6 +218,7 @@ def combine(
     options: CombineOptions | None = None,
     parameters: Mapping[str, Any] | None = None,
     operation: str = "combine",
+    base: Base | None = None,
     observer: Observer | None = None,
 ) -> Report:
     """Combine adapters, and write the result.
@@ -197,6 +228,7 @@ def combine(
     method : gives the factors of each module
     parameters : of the method, values or texts as a person types them
     operation : ``combine``, or ``resize`` of one adapter
+    base : behind adapters whose change is known with it alone: DoRA, PiSSA
 
     Returns
     -------
@@ -221,11 +253,12 @@ def combine(
     values = parse_parameters(method.parameters, parameters or {})
     target.require_free(adapters)
     started = time.perf_counter()
-    joints = joints_of(adapters, options)
-    recipe = Recipe(adapters, method, options, values, operation)
+    joints = joints_of(adapters, options, has_base=base is not None)
+    supply, findings = supply_of(adapters, joints, base, reader)
+    recipe = Recipe(adapters, method, options, values, operation, base)
     saved = gather_saved(adapters, options, reader)
     observer = observer or Unwatched()
-    made = recipe.made(joints, Supply(len(adapters), reader), saved, observer)
+    made = recipe.made(joints, supply, saved, observer).with_findings(findings)
     if target.is_dry:
         return made.planned(target)
     with made.staged(target) as staged:

@@ -12,6 +12,7 @@ import torch
 from lora_lab.analyses.summaries import counted, summarised
 from lora_lab.domain.adapter import DeltaKind
 from lora_lab.errors import AdapterError, LoraLabError, NumericalError, quoted
+from lora_lab.extension.changes import ChangeMethod
 from lora_lab.extension.contracts import MergeContext
 from lora_lab.linalg.combining import budget_ranks, rounding_error
 from lora_lab.linalg.side_by_side import side_by_side
@@ -105,6 +106,13 @@ class Combiner:
 
     def _budget(self, parameters: int) -> tuple[list[int], list[float]]:
         """The rank of every module, and its norm."""
+        rescaled = [joint.module for joint in self.joints if any(delta.magnitude for delta in joint.deltas)]
+        if rescaled:
+            raise LoraLabError(
+                f"What DoRA does has full rank, among which a number of parameters cannot be divided: "
+                f"{summarised(map(quoted, rescaled))}.",
+                hint="Say --rank or --energy, then resize what comes out.",
+            )
         if not self.method.is_low_rank:
             raise LoraLabError(
                 f"The method {quoted(self.method.id)} gives matrices of full rank, among which a number of parameters "
@@ -145,15 +153,25 @@ class Combiner:
             seed=self.options.seed,
             observer=self.observer,
         )
-        return self.method.combine(portion.factors, [strengths[place] for place in portion.joint.places], context)
+        own = [strengths[place] for place in portion.joint.places]
+        if portion.is_factored:
+            return self.method.combine(portion.factors, own, context)
+        if not isinstance(self.method, ChangeMethod):
+            raise LoraLabError(
+                f"The method {quoted(self.method.id)} works on factors, and what DoRA does to "
+                f"{quoted(portion.joint.module)} has none.",
+                hint="lora-lab resize ADAPTER --base BASE --rank R makes a plain adapter of it, at an error it tells.",
+            )
+        with portion.changes() as changes:
+            return self.method.combine_changes(changes, own, context)
 
     def _bias(self, portion: Portion) -> torch.Tensor | None:
         """Σ wᵢ·scalingᵢ·biasᵢ, as the scaling of the output is 1."""
         strengths = self.options.strengths_for(self.adapters)
         total = None
-        for place, one, bias in zip(portion.joint.places, portion.factors, portion.biases, strict=True):
+        for place, delta, bias in zip(portion.joint.places, portion.joint.deltas, portion.biases, strict=True):
             if bias is not None:
-                part = bias.to(torch.float64).reshape(-1) * (one.scaling * strengths[place])
+                part = bias.to(torch.float64).reshape(-1) * (delta.scaling * strengths[place])
                 total = part if total is None else total + part
         return total
 
@@ -167,7 +185,7 @@ class Combiner:
         after, before : how many modules were worked on in a pass before this one, and will be in the next
         """
         portions = self.supply.portions(joints, self.observer)
-        if self.method.is_low_rank:
+        if self.method.is_low_rank and not any(delta.magnitude for joint in joints for delta in joint.deltas):
             results = side_by_side((portion.size_bytes, partial(work, portion)) for portion in portions)
         else:
             results = map(work, portions)

@@ -6,28 +6,33 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+import torch
+
 from lora_lab.domain.parameters import parse_parameters
 from lora_lab.domain.progress import Stage, Unwatched
 from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
 from lora_lab.errors import CancelledError, CompatibilityError, LoraLabError, quoted
+from lora_lab.linalg.approximation import square_of_difference
+from lora_lab.linalg.changes import sum_of_changes
 from lora_lab.linalg.combining import distance_of_factors, side_by_side_factors
 from lora_lab.linalg.side_by_side import side_by_side
 from lora_lab.linalg.spectra import Pair
-from lora_lab.operations.combine import Recipe
+from lora_lab.methods.entry_based import parts_of
+from lora_lab.operations.combine import Recipe, supply_of
 from lora_lab.operations.joining import joints_of, widest
 from lora_lab.operations.saved_modules import Saved, gather_saved
-from lora_lab.operations.supply import Supply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lora_lab.domain.adapter import Adapter
+    from lora_lab.domain.base import Base
     from lora_lab.domain.progress import Observer
     from lora_lab.extension.contracts import MergeMethod, Reader
     from lora_lab.operations.combine_options import CombineOptions
     from lora_lab.operations.combining import Joined
     from lora_lab.operations.joining import Joint
-    from lora_lab.operations.supply import Portion
+    from lora_lab.operations.supply import Portion, Supply
 
 METHODS: Final = (
     Column("id", "Method", ColumnKind.TEXT),
@@ -57,6 +62,7 @@ def compare_methods(
     reader: Reader,
     options: CombineOptions,
     settings: Mapping[str, Any] | None = None,
+    base: Base | None = None,
     observer: Observer | None = None,
 ) -> Report:
     """Run every method on the same adapters as :func:`~lora_lab.operations.combine.combine` would.
@@ -64,6 +70,7 @@ def compare_methods(
     Parameters
     ----------
     options : strengths, and how much is kept
+    base : behind adapters whose change is known with it alone
     settings : parameters, given to every method that has one of the name; ``METHOD.NAME`` is for one method alone
 
     Returns
@@ -83,9 +90,10 @@ def compare_methods(
     settings = settings or {}
     _require_known(methods, settings)
     options.strengths_for(adapters)
-    joints = joints_of(adapters, options)
-    table = _Table(adapters, joints, Supply(len(adapters), reader, is_kept=True), options)
-    findings = table.take_saved(reader)
+    joints = joints_of(adapters, options, has_base=base is not None)
+    supply, findings = supply_of(adapters, joints, base, reader, is_kept=True)
+    table = _Table(adapters, joints, supply, options)
+    findings += table.take_saved(reader)
     rows = []
     for place, method in enumerate(methods):
         given = _own(method, settings)
@@ -167,10 +175,18 @@ class _Table:
         strengths = self._options.strengths_for(self._adapters)
 
         def one(place: int, portion: Portion) -> float:
+            own = [strengths[place] for place in portion.joint.places]
+            sides = portion.joint.sides
+            made = (torch.zeros(sides[0], 0), torch.zeros(0, sides[1]))
+            if modules is not None:
+                made = (modules[place].lora_B, modules[place].lora_A)
+            if not portion.is_factored:
+                with portion.changes() as changes:
+                    whole = sum_of_changes(parts_of(changes, portion.joint.module), own)
+                    wide = (made[0].to(torch.float64), made[1].to(torch.float64))
+                    return math.sqrt(square_of_difference(whole, *wide))
             pairs = [Pair(portion.joint.module, one.lora_A, one.lora_B, one.scaling) for one in portion.factors]
-            lora_B, lora_A = side_by_side_factors(pairs, [strengths[place] for place in portion.joint.places])
-            made = (lora_B[:, :0], lora_A[:0]) if modules is None else (modules[place].lora_B, modules[place].lora_A)
-            return distance_of_factors(lora_B, lora_A, *made)
+            return distance_of_factors(*side_by_side_factors(pairs, own), *made)
 
         portions = self._supply.portions(self._joints, observer)
         tasks = ((portion.size_bytes, partial(one, place, portion)) for place, portion in enumerate(portions))

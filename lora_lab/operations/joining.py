@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from lora_lab.operations.combine_options import CombineOptions
 
 # What changes the weights besides ΔW, and what several adapters cannot have in common.
+_DORA: Final = "dora"
 _BESIDE: Final = {
-    "dora": "the magnitudes change the whole weight, which is known with the base alone",
+    _DORA: "the magnitudes change the whole weight, which is known with the base alone",
     "kasa": "the base loses its smallest singular values when it is loaded",
 }
 _OF_ONE: Final = {
@@ -62,8 +63,12 @@ class Joint:
         return sum(self.sides)
 
 
-def joints_of(adapters: Sequence[Adapter], options: CombineOptions) -> list[Joint]:
+def joints_of(adapters: Sequence[Adapter], options: CombineOptions, *, has_base: bool = False) -> list[Joint]:
     """Find every module and who has it, in natural order.
+
+    Parameters
+    ----------
+    has_base : whether the base is at hand, with which the change of more adapters is known
 
     Raises
     ------
@@ -74,7 +79,7 @@ def joints_of(adapters: Sequence[Adapter], options: CombineOptions) -> list[Join
     """
     found: dict[str, list[tuple[int, Delta]]] = {}
     for place, adapter in enumerate(adapters):
-        _require_factors(adapter, is_alone=len(adapters) == 1)
+        _require_factors(adapter, is_alone=len(adapters) == 1, has_base=has_base)
         for delta in selected(adapter, options.modules):
             found.setdefault(delta.module, []).append((place, delta))
     joints = []
@@ -87,15 +92,17 @@ def joints_of(adapters: Sequence[Adapter], options: CombineOptions) -> list[Join
     return joints
 
 
-def _require_factors(adapter: Adapter, *, is_alone: bool) -> None:
-    refuse(adapter)
+def _require_factors(adapter: Adapter, *, is_alone: bool, has_base: bool) -> None:
+    refuse(adapter, has_base=has_base)
     wrong = _BESIDE if is_alone else {**_BESIDE, **_OF_ONE}
+    if has_base:
+        wrong = {name: why for name, why in wrong.items() if name != _DORA}
     for feature in adapter.features:
         if feature.id in wrong:
             raise AdapterError(
                 f"{quoted(adapter.name)} cannot be combined: {feature.title}, {wrong[feature.id]}.",
-                hint="lora-lab merge adds it to its base, where that is known."
-                if feature.id == "dora"
+                hint="--base BASE gives the model that it was trained on; lora-lab merge adds it there as it is."
+                if feature.id == _DORA
                 else "Leave it as it is.",
             )
     for what, is_so in (

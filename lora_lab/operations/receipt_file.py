@@ -117,7 +117,7 @@ def checked_arguments(receipt: ReceiptFile) -> dict[str, Any]:
     missing = (_REQUIRED & known) - given.keys()
     if receipt.operation == "unmerge":
         missing -= {"base", "adapters"}
-    if receipt.operation == "swap":
+    if receipt.operation in ("swap", "combine", "resize"):
         missing -= {"base"}
     if missing:
         raise parts.wrong(f"arguments.{min(missing)}", _KINDS[min(missing)][0])
@@ -208,7 +208,7 @@ _REQUIRED: Final = frozenset({"merged", "base", "finetuned", "adapter", "adapter
 _HOW: Final = frozenset(
     {"dtype", "rounding", "seed", "device", "modules", "partial", "skip_saved_modules", "saved_modules_from"}
 )
-_CUT: Final = frozenset({"rank", "energy", "error", "parameters", "dtype", "seed", "modules"})
+_CUT: Final = frozenset({"rank", "energy", "error", "parameters", "dtype", "seed", "modules", "base"})
 _WHOLE: Final = frozenset({"average_saved_modules", "skip_saved_modules", "saved_modules_from"})
 _ARGUMENTS: Final[Mapping[str, frozenset[str]]] = {
     "merge": _HOW | {"adapters", "base", "strengths"},

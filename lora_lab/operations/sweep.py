@@ -11,17 +11,17 @@ from lora_lab.domain.parameters import parse_parameters
 from lora_lab.domain.progress import Stage, Unwatched
 from lora_lab.domain.report import Column, ColumnKind, Report, Table
 from lora_lab.errors import LoraLabError, quoted
-from lora_lab.operations.combine import CombineTarget, Recipe
+from lora_lab.operations.combine import CombineTarget, Recipe, supply_of
 from lora_lab.operations.combine_options import CombineOptions
 from lora_lab.operations.joining import joints_of
 from lora_lab.operations.saved_modules import gather_saved
-from lora_lab.operations.supply import Supply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from lora_lab.domain.adapter import Adapter
+    from lora_lab.domain.base import Base
     from lora_lab.domain.progress import Observer
     from lora_lab.extension.contracts import MergeMethod, Reader
 
@@ -59,6 +59,7 @@ def sweep(
     reader: Reader,
     options: CombineOptions | None = None,
     parameters: Mapping[str, Any] | None = None,
+    base: Base | None = None,
     observer: Observer | None = None,
 ) -> Report:
     """Combine adapters once with each set of strengths.
@@ -90,7 +91,7 @@ def sweep(
     options = options or CombineOptions()
     values = parse_parameters(method.parameters, parameters or {})
     chosen = [replace(options, strengths=tuple(map(float, one))) for one in strengths]
-    recipes = [Recipe(adapters, method, one, values) for one in chosen]
+    recipes = [Recipe(adapters, method, one, values, base=base) for one in chosen]
     targets = [replace(target, output=output_of(target.output, one.strengths)) for one in chosen]
     _require_sound(adapters, chosen, targets)
     reports = _made(recipes, targets, reader, watcher)
@@ -102,18 +103,17 @@ def _made(
     recipes: Sequence[Recipe], targets: Sequence[CombineTarget], reader: Reader, watcher: Observer
 ) -> list[Report]:
     """Make every output, and give all of them their names at the end; the receipts."""
-    adapters = recipes[0].adapters
-    joints = joints_of(adapters, recipes[0].options)
-    supply = Supply(len(adapters), reader, is_kept=True)
+    adapters, base = recipes[0].adapters, recipes[0].base
+    joints = joints_of(adapters, recipes[0].options, has_base=base is not None)
+    supply, findings = supply_of(adapters, joints, base, reader, is_kept=True)
     reports = []
     with ExitStack() as stack:
         folders = []
         for place, (recipe, target) in enumerate(zip(recipes, targets, strict=True)):
             started = time.perf_counter()
             saved = gather_saved(adapters, recipe.options, reader)
-            made = recipe.made(
-                joints, supply, saved, Stage(watcher, place, len(recipes), len(joints), target.output.name)
-            )
+            stage = Stage(watcher, place, len(recipes), len(joints), target.output.name)
+            made = recipe.made(joints, supply, saved, stage).with_findings(findings)
             if target.is_dry:
                 reports.append(made.planned(target))
             else:

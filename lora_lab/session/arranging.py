@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from lora_lab.errors import LoraLabError, quoted
-from lora_lab.extension.registry import BUILT_IN
 from lora_lab.session.placing import InMebibytes
-from lora_lab.session.records import Hashing
+from lora_lab.session.records import Fingerprints, Hashing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Unpack
 
     from lora_lab.domain.adapter import Adapter
+    from lora_lab.domain.base import Base
     from lora_lab.domain.progress import Observer
     from lora_lab.domain.report import Report
     from lora_lab.extension.contracts import MergeMethod
@@ -33,6 +33,7 @@ class Cut(TypedDict, total=False):
     dtype : float32, bfloat16, float16 or float64; None is the widest of the inputs
     seed : of everything that draws; None is the session's
     modules : globs; none means all
+    base : locator of the model behind adapters whose change is known with it alone: DoRA, PiSSA
     """
 
     rank: int | None
@@ -42,6 +43,7 @@ class Cut(TypedDict, total=False):
     dtype: str | None
     seed: int | None
     modules: Sequence[str]
+    base: str | None
 
 
 class Whole(TypedDict, total=False):
@@ -65,6 +67,7 @@ class Arranging(ABC):
     """Combines and resizes what a session can open."""
 
     seed: int
+    _cache_folder: Path | None
 
     @property
     @abstractmethod
@@ -74,6 +77,10 @@ class Arranging(ABC):
     @abstractmethod
     def adapter(self, locator: str, *, observer: Observer | None = None) -> Adapter:
         """Open an adapter."""
+
+    @abstractmethod
+    def base(self, locator: str, *, observer: Observer | None = None) -> Base:
+        """Open a model."""
 
     def combine(
         self,
@@ -113,6 +120,7 @@ class Arranging(ABC):
             method,
             Path(output),
             options,
+            how,
             operation="combine",
             settings=settings,
             overwrite=overwrite,
@@ -156,7 +164,8 @@ class Arranging(ABC):
 
         chosen, plugins = self._method(method)
         opened = [self.adapter(locator, observer=InMebibytes(observer)) for locator in adapters]
-        with Hashing([] if dry_run else opened) as hashing:
+        behind = self._behind(how, observer)
+        with self._hashed(*opened, behind, skipped=dry_run) as hashing:
             return sweep(
                 opened,
                 chosen,
@@ -165,6 +174,7 @@ class Arranging(ABC):
                 reader=FactorReader(),
                 options=self._options_of(how, ()),
                 parameters=settings,
+                base=behind,
                 observer=observer,
             )
 
@@ -203,13 +213,15 @@ class Arranging(ABC):
         chosen = [self._method(name)[0] for name in methods or self.registry.methods]
         opened = [self.adapter(locator, observer=InMebibytes(observer)) for locator in adapters]
         options = self._options_of(how, strengths)
-        with Hashing(opened) as hashing:
+        behind = self._behind(how, observer)
+        with self._hashed(*opened, behind) as hashing:
             report = compare_methods(
                 opened,
                 chosen,
                 reader=FactorReader(),
                 options=options,
                 settings=settings,
+                base=behind,
                 observer=observer,
             )
             return hashing.stamp(report, options.to_json())
@@ -249,6 +261,7 @@ class Arranging(ABC):
             "linear",
             Path(output),
             self._cut(cut),
+            cut,
             operation="resize",
             overwrite=overwrite,
             dry_run=dry_run,
@@ -261,6 +274,7 @@ class Arranging(ABC):
         method: str,
         output: Path,
         options: CombineOptions,
+        cut: Cut,
         *,
         operation: str,
         settings: Mapping[str, Any] | None = None,
@@ -273,7 +287,8 @@ class Arranging(ABC):
 
         chosen, plugins = self._method(method)
         opened = [self.adapter(locator, observer=InMebibytes(observer)) for locator in adapters]
-        with Hashing([] if dry_run else opened) as hashing:
+        behind = self._behind(cut, observer)
+        with self._hashed(*opened, behind, skipped=dry_run) as hashing:
             return combine(
                 opened,
                 chosen,
@@ -282,12 +297,22 @@ class Arranging(ABC):
                 options=options,
                 parameters=settings,
                 operation=operation,
+                base=behind,
                 observer=observer,
             )
 
+    def _behind(self, cut: Cut, observer: Observer | None) -> Base | None:
+        locator = cut.get("base")
+        return None if locator is None else self.base(locator, observer=InMebibytes(observer))
+
+    def _hashed(self, *subjects: Adapter | Base | None, skipped: bool = False) -> Hashing:
+        """Hash all that a receipt tells of, whole, as a replay does."""
+        there = [] if skipped else [subject for subject in subjects if subject is not None]
+        return Hashing(there, is_whole=True, fingerprints=Fingerprints(self._cache_folder))
+
     def _method(self, name: str) -> tuple[MergeMethod, Mapping[str, str]]:
         """The method, a plugin's guarded, and the version of the distribution that brings it."""
-        from lora_lab.session.guarded import GuardedMethod
+        from lora_lab.session.guarded import guarded_method
 
         found = self.registry.methods.get(name)
         if found is None:
@@ -298,7 +323,7 @@ class Arranging(ABC):
             )
         owner = self.registry.plugin_of("methods", name)
         plugins = {owner.distribution: owner.version} if owner.distribution else {}
-        return (found if owner.origin == BUILT_IN else GuardedMethod(found, owner)), plugins
+        return guarded_method(found, owner), plugins
 
     def _options_of(self, how: Combining, strengths: Sequence[float]) -> CombineOptions:
         from lora_lab.operations.combine_options import Whole as Choice

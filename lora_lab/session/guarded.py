@@ -9,11 +9,12 @@ import math
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lora_lab.domain.adapter import Adapter
 from lora_lab.domain.report import Finding, Report, Scalars, Table
 from lora_lab.errors import LoraLabError, PluginError, quoted
+from lora_lab.extension.changes import ChangeMethod
 from lora_lab.extension.contracts import Recognition
 from lora_lab.extension.registry import BUILT_IN
 
@@ -22,7 +23,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_lab.domain.parameters import Parameter
-    from lora_lab.extension.contracts import AdapterFormat, Combination, Factors, MergeContext, MergeMethod, ReadOptions
+    from lora_lab.extension.changes import Change
+    from lora_lab.extension.contracts import (
+        AdapterFormat,
+        Combination,
+        Factors,
+        MergeContext,
+        MergeMethod,
+        ReadOptions,
+    )
     from lora_lab.extension.registry import PluginRecord, Registry
 
 _HINT = "Tell the plugin's author."
@@ -188,12 +197,37 @@ class GuardedMethod:
         """Let the plugin combine one module, and see that its factors are some of that module."""
         with attributed("method", self.id, self._owner):
             found = self._method.combine(factors, strengths, context)
-        wrong = _fault(found, factors[0])
+        return self._checked(found, factors[0], context)
+
+    def _checked(self, found: Combination, first: Factors, context: MergeContext) -> Combination:
+        wrong = _fault(found, first)
         if wrong:
             raise PluginError(
                 f"{_named('method', self.id, self._owner)} returned {wrong} for {quoted(context.module)}.", hint=_HINT
             )
         return found
+
+
+class GuardedChangeMethod(GuardedMethod):
+    """The same of a method that needs no factors."""
+
+    def combine_changes(
+        self, changes: Sequence[Factors | Change], strengths: Sequence[float], context: MergeContext
+    ) -> Combination:
+        """Let the plugin combine one module, and see that its factors are some of that module."""
+        from lora_lab.extension.contracts import Factors
+
+        with attributed("method", self.id, self._owner):
+            found = cast("ChangeMethod", self._method).combine_changes(changes, strengths, context)
+        first = changes[0]
+        return self._checked(found, first if isinstance(first, Factors) else first.factors, context)
+
+
+def guarded_method(method: MergeMethod, owner: PluginRecord) -> MergeMethod:
+    """A plugin's method guarded; a built-in one as it is."""
+    if owner.origin == BUILT_IN:
+        return method
+    return GuardedChangeMethod(method, owner) if isinstance(method, ChangeMethod) else GuardedMethod(method, owner)
 
 
 def _fault(found: object, first: Factors) -> str:
