@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.analyses.placing import Placing, is_turned, store_key
 from lora_lab.analyses.scope import adapter_for_base, base_of, change_findings, is_moved, selected
+from lora_lab.analyses.summaries import fault_finding
 from lora_lab.analyses.watching import watched
 from lora_lab.domain.parameters import Parameter, ParameterKind
 from lora_lab.domain.progress import stop_if_cancelled
@@ -134,8 +135,7 @@ class _Work:
         deltas = self._placing.deltas
         for delta, row in zip(deltas, side_by_side(self._tasks()), strict=True):
             if isinstance(row, NumericalError):
-                message = f"{row.message} The module {quoted(delta.module)} is left out."
-                self._notes.append(Finding("not_finite", message, delta.module))
+                self._notes.append(fault_finding(delta.module, row))
                 row = self._empty(delta)
             yield row
 

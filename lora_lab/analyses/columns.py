@@ -78,7 +78,7 @@ MEASURES: Final = (
 TOTALS: Final = (
     Column("modules", "Modules", ColumnKind.INTEGER),
     Column("parameters", "Parameters", ColumnKind.INTEGER, formula="elements of A and B, Σ r·(out + in)"),
-    Column("frobenius_norm", "‖ΔW‖_F", formula="√Σ‖ΔW‖_F² over the modules"),
+    Column("frobenius_norm", "‖ΔW‖_F", formula="√Σ‖ΔW‖_F² over the finite modules"),
     Column("largest_module", "Largest module", ColumnKind.TEXT, formula="argmax ‖ΔW‖_F"),
     Column("largest_norm", "Largest ‖ΔW‖_F", formula="max ‖ΔW‖_F"),
     Column(
@@ -88,10 +88,11 @@ TOTALS: Final = (
         reference="Roy & Vetterli, EUSIPCO 2007",
     ),
     Column("zero_modules", "Zero modules", ColumnKind.INTEGER, formula="#{ΔW = 0}"),
+    Column("non_finite_modules", "Not finite", ColumnKind.INTEGER, formula="modules that hold NaN or infinity"),
 )
 
 LAYERS: Final = (
     Column("layer", "Layer", ColumnKind.VALUE, formula="first number in the module's path; – without one"),
     Column("modules", "Modules", ColumnKind.INTEGER),
-    Column("frobenius_norm", "‖ΔW‖_F", formula="√Σ‖ΔW‖_F² over the layer's modules"),
+    Column("frobenius_norm", "‖ΔW‖_F", formula="√Σ‖ΔW‖_F² over the layer's finite modules"),
 )

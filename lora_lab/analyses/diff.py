@@ -11,7 +11,6 @@ from lora_lab.analyses.pairs import (
     Place,
     adapter_findings,
     chosen_modules,
-    fault_finding,
     in_step,
     places,
     shape_finding,
@@ -19,6 +18,7 @@ from lora_lab.analyses.pairs import (
 from lora_lab.analyses.saved_differences import SAVED, saved_differences
 from lora_lab.analyses.scope import adapters_of
 from lora_lab.analyses.settings import SETTINGS, setting_differences
+from lora_lab.analyses.summaries import fault_finding
 from lora_lab.analyses.watching import watched
 from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
 from lora_lab.errors import NumericalError, quoted
@@ -155,7 +155,7 @@ def _rows(context: AnalysisContext, wanted: Sequence[Place], notes: _Notes) -> I
         if result is None:
             notes.left_out.append(shape_finding(place))
         elif isinstance(result, NumericalError):
-            notes.left_out.append(fault_finding(place, result))
+            notes.left_out.append(fault_finding(place.module, result))
             result = None
         else:
             notes.compared.append(result)

@@ -23,15 +23,15 @@ from collections import defaultdict
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_lab.analyses.each_spectrum import each_spectrum
 from lora_lab.analyses.health_columns import MODULES, TOTALS
 from lora_lab.analyses.scope import adapter_of, outside_findings, selected
 from lora_lab.analyses.summaries import counted, summarised
 from lora_lab.analyses.watching import watched
 from lora_lab.domain.modules import layer_of, projection_of
 from lora_lab.domain.parameters import Parameter, ParameterKind
-from lora_lab.domain.progress import stop_if_cancelled
 from lora_lab.domain.report import Finding, Report, Scalars, Table
-from lora_lab.errors import NumericalError, quoted
+from lora_lab.errors import quoted
 from lora_lab.extension.contracts import Need
 from lora_lab.linalg.measures import (
     effective_rank,
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from lora_lab.domain.adapter import Delta
+    from lora_lab.errors import NumericalError
     from lora_lab.extension.contracts import AnalysisContext
-    from lora_lab.linalg.spectra import Pair
 
 # Layers that a spread can be told from, and the least spread of ln ‖ΔW‖_F.
 _FEWEST_LAYERS: Final = 5
@@ -93,7 +93,7 @@ class Health:
         adapter = adapter_of(context)
         deltas = selected(adapter, context.modules)
         settings = {parameter.id: parameter.default for parameter in self.parameters} | dict(context.parameters)
-        failures: dict[str, str] = {}
+        failures: dict[str, NumericalError] = {}
         spectra: _Spectra = {}
         rows = list(watched(_rows(deltas, context, settings, spectra, failures), len(deltas), context.observer))
         _compare_layers(rows, settings["outlier"])
@@ -112,61 +112,16 @@ def _rows(
     context: AnalysisContext,
     settings: Mapping[str, Any],
     spectra: _Spectra,
-    failures: dict[str, str],
+    failures: dict[str, NumericalError],
 ) -> Iterator[dict[str, Any]]:
     """Yield one row for each delta, in order; `spectra` takes the singular values, `failures` what is not finite."""
-    for delta, singular_values in _spectra(deltas, context, failures):
+    for delta, singular_values in each_spectrum(deltas, context, failures):
         if singular_values is None:
             empty = dict.fromkeys(column.id for column in MODULES)
             yield {**empty, **_identity(delta), "findings": ["non_finite"]}
         else:
             spectra[delta.module] = singular_values
             yield _row(delta, singular_values, settings)
-
-
-def _spectra(
-    deltas: Sequence[Delta], context: AnalysisContext, failures: dict[str, str]
-) -> Iterator[tuple[Delta, list[float] | None]]:
-    """Yield the singular values of each delta, None for one that is not finite; reading goes on after it."""
-    from lora_lab.linalg.spectra import stream_singular_values
-
-    place = 0
-    while place < len(deltas):
-        try:
-            for pair, singular_values in stream_singular_values(
-                _pairs(deltas[place:], context, failures), device=context.device
-            ):
-                while deltas[place].module != pair.name:  # those in between could not be read
-                    yield deltas[place], None
-                    place += 1
-                yield deltas[place], singular_values.tolist()
-                place += 1
-            for delta in deltas[place:]:
-                yield delta, None
-            return
-        except NumericalError as error:  # a product beyond float64, told when its turn comes
-            while deltas[place].module in failures:
-                yield deltas[place], None
-                place += 1
-            failures[deltas[place].module] = str(error)
-            yield deltas[place], None
-            place += 1
-
-
-def _pairs(deltas: Sequence[Delta], context: AnalysisContext, failures: dict[str, str]) -> Iterator[Pair]:
-    """Read the factors in order; those that are not finite are left out and named in `failures`."""
-    from lora_lab.linalg.spectra import Pair
-
-    place = 0
-    while place < len(deltas):
-        try:
-            for delta, factors in context.reader.factors_of(deltas[place:]):
-                stop_if_cancelled(context.observer)
-                place += 1
-                yield Pair(delta.module, factors.lora_A, factors.lora_B, factors.scaling)
-        except NumericalError as error:
-            failures[deltas[place].module] = str(error)
-            place += 1
 
 
 def _identity(delta: Delta) -> dict[str, Any]:
@@ -261,7 +216,7 @@ def _uniform(spectra: Sequence[Sequence[float]], error: float) -> tuple[int, flo
 
 
 def _findings(
-    rows: Sequence[dict[str, Any]], settings: Mapping[str, Any], failures: Mapping[str, str]
+    rows: Sequence[dict[str, Any]], settings: Mapping[str, Any], failures: Mapping[str, NumericalError]
 ) -> Iterator[Finding]:
     """Yield one finding for each code that a module has."""
     said = {

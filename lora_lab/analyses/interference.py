@@ -13,12 +13,12 @@ from lora_lab.analyses.pairs import (
     adapter_findings,
     chosen_modules,
     common_places,
-    fault_finding,
     in_step,
     module_finding,
     shape_finding,
 )
 from lora_lab.analyses.scope import adapters_of
+from lora_lab.analyses.summaries import fault_finding
 from lora_lab.analyses.watching import watched
 from lora_lab.domain.parameters import Parameter, ParameterKind
 from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
@@ -220,7 +220,7 @@ def _rows(
         if result is None:
             notes.left_out.append(shape_finding(place))
         elif isinstance(result, NumericalError):
-            notes.left_out.append(fault_finding(place, result))
+            notes.left_out.append(fault_finding(place.module, result))
             result = None
         else:
             notes.met.append(result)

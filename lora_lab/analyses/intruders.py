@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from lora_lab.analyses.pairs import listed, module_finding
 from lora_lab.analyses.placing import Placing, is_turned, store_key
 from lora_lab.analyses.scope import adapter_for_base, base_of, change_findings, is_moved, selected
+from lora_lab.analyses.summaries import fault_finding
 from lora_lab.analyses.watching import watched
 from lora_lab.domain.parameters import Parameter, ParameterKind
 from lora_lab.domain.progress import stop_if_cancelled
@@ -230,8 +231,7 @@ class _Work:
         row |= {"module": delta.module, "tensor": part.name, "shape": list(part.shape), "rank": delta.rank}
         row["threshold"] = self._threshold
         if isinstance(result, NumericalError):
-            message = f"{result.message} The module {quoted(delta.module)} is left out."
-            self._faults.append(Finding("not_finite", message, delta.module))
+            self._faults.append(fault_finding(delta.module, result))
             return row
         if result.fresh is not None and self._context.store:
             self._context.store.put(result.key, result.fresh.to_tensors())

@@ -12,7 +12,6 @@ from lora_lab.analyses.pairs import (
     adapter_findings,
     chosen_modules,
     common_places,
-    fault_finding,
     in_step,
     listed,
     matrix_shape,
@@ -20,6 +19,7 @@ from lora_lab.analyses.pairs import (
     shape_finding,
 )
 from lora_lab.analyses.scope import adapters_of
+from lora_lab.analyses.summaries import fault_finding
 from lora_lab.analyses.watching import watched
 from lora_lab.domain.parameters import Parameter, ParameterKind
 from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
@@ -182,7 +182,7 @@ def _rows(context: AnalysisContext, common: Sequence[Place], notes: _Notes) -> I
         if result is None:
             notes.left_out.append(shape_finding(place))
         elif isinstance(result, NumericalError):
-            notes.left_out.append(fault_finding(place, result))
+            notes.left_out.append(fault_finding(place.module, result))
             result = None
         else:
             _note(notes, side, place, result)

@@ -195,11 +195,6 @@ def _shapes(place: Place) -> str:
     return " and ".join(f"{outputs}×{inputs}" for outputs, inputs in place.shapes)
 
 
-def fault_finding(place: Place, error: NumericalError) -> Finding:
-    """That one module could not be computed with."""
-    return Finding("not_finite", f"{error.message} The module is left out.", place.module)
-
-
 def adapter_findings(adapters: Sequence[Adapter], labels: Sequence[str]) -> Iterator[Finding]:
     """Yield what the files of each adapter say, and what ΔW leaves out of it, with the adapter's name in front."""
     for adapter, label in zip(adapters, labels, strict=True):

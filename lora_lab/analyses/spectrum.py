@@ -8,10 +8,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.analyses.columns import IDENTITY, LAYERS, MEASURES, SINGULAR_VALUES, TOTALS
+from lora_lab.analyses.each_spectrum import each_spectrum
 from lora_lab.analyses.scope import adapter_of, outside_findings, selected
+from lora_lab.analyses.summaries import fault_finding
 from lora_lab.analyses.watching import watched
 from lora_lab.domain.modules import layer_of
-from lora_lab.domain.progress import stop_if_cancelled
 from lora_lab.domain.report import Finding, Report, Scalars, Table
 from lora_lab.errors import quoted
 from lora_lab.extension.contracts import Need
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
     from lora_lab.domain.adapter import Delta
     from lora_lab.domain.parameters import Parameter
+    from lora_lab.errors import NumericalError
     from lora_lab.extension.contracts import AnalysisContext
-    from lora_lab.linalg.spectra import Pair
 
 _TABLE: Final = "modules"
 _NO_LAYER: Final = "–"
@@ -50,15 +51,23 @@ class Spectrum:
         AdapterError
             ΔW cannot be computed from the adapter's files, or no module matches.
         NumericalError
-            a factor holds NaN or infinity; the module is named.
+            no module can be computed, because each holds NaN or infinity; the first is named.
+
+        Notes
+        -----
+        A module whose factors are not finite is a row without numbers and a finding; the others are computed.
         """
         adapter = adapter_of(context)
         deltas = selected(adapter, context.modules)
-        rows = list(watched(_rows(deltas, context), len(deltas), context.observer))
+        failures: dict[str, NumericalError] = {}
+        rows = list(watched(_rows(deltas, context, failures), len(deltas), context.observer))
+        if failures and len(failures) == len(rows):
+            raise next(iter(failures.values()))
         findings = [
             *adapter.findings,
             *outside_findings(adapter),
             *_device_findings(context.device),
+            *(fault_finding(module, error) for module, error in failures.items()),
             *_zero_findings(rows),
         ]
         return Report(
@@ -73,60 +82,59 @@ class Spectrum:
         )
 
 
-def _rows(deltas: Sequence[Delta], context: AnalysisContext) -> Iterator[dict[str, Any]]:
-    """Yield one row for each delta, in order, while the next ones are being read and decomposed."""
-    from lora_lab.linalg.spectra import Pair, stream_singular_values
-    from lora_lab.linalg.threads import advanced_alone
+def _rows(
+    deltas: Sequence[Delta], context: AnalysisContext, failures: dict[str, NumericalError]
+) -> Iterator[dict[str, Any]]:
+    """Yield one row for each delta, in order; undefined where `failures` takes what is wrong with it."""
+    for delta, singular_values in each_spectrum(deltas, context, failures):
+        if singular_values is None:
+            undefined = dict.fromkeys(column.id for column in (SINGULAR_VALUES, *MEASURES))
+            yield _identity(delta) | undefined
+        else:
+            yield _row(delta, singular_values)
 
-    def pairs() -> Iterator[Pair]:
-        for delta, factors in advanced_alone(context.reader.factors_of(deltas)):
-            stop_if_cancelled(context.observer)
-            yield Pair(delta.module, factors.lora_A, factors.lora_B, factors.scaling)
 
-    spectra = stream_singular_values(pairs(), device=context.device)
-    for delta, (_, singular_values) in zip(deltas, spectra, strict=True):
-        yield _row(delta, singular_values.tolist())
+def _identity(delta: Delta) -> dict[str, Any]:
+    return {"module": delta.module, "shape": list(delta.shape), "rank": delta.rank, "scaling": delta.scaling}
 
 
 def _row(delta: Delta, singular_values: list[float]) -> dict[str, Any]:
     tolerance = rank_tolerance([delta.lora_A.dtype, delta.lora_B.dtype], delta.rank)
-    return {
-        "module": delta.module,
-        "shape": list(delta.shape),
-        "rank": delta.rank,
-        "scaling": delta.scaling,
-        "singular_values": singular_values,
-        **asdict(measure(singular_values, tolerance=tolerance)),
-    }
+    measures = asdict(measure(singular_values, tolerance=tolerance))
+    return {**_identity(delta), "singular_values": singular_values, **measures}
 
 
 def _totals(deltas: Sequence[Delta], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    largest = max(rows, key=lambda row: row["frobenius_norm"], default=None)
-    ranks = [row["effective_rank"] for row in rows if row["effective_rank"] is not None]
+    known = [row for row in rows if row["singular_values"] is not None]
+    largest = max(known, key=lambda row: row["frobenius_norm"], default=None)
+    ranks = [row["effective_rank"] for row in known if row["effective_rank"] is not None]
     return {
         "modules": len(rows),
         "parameters": sum(delta.parameters for delta in deltas),
-        "frobenius_norm": math.hypot(*(row["frobenius_norm"] for row in rows)),
+        "frobenius_norm": math.hypot(*(row["frobenius_norm"] for row in known)),
         "largest_module": largest["module"] if largest else None,
         "largest_norm": largest["frobenius_norm"] if largest else None,
         "mean_effective_rank": math.fsum(ranks) / len(ranks) if ranks else None,
-        "zero_modules": len(rows) - len(ranks),
+        "zero_modules": len(known) - len(ranks),
+        "non_finite_modules": len(rows) - len(known),
     }
 
 
 def _layers(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """One row for each layer in natural order, and one for the modules that belong to none."""
-    norms: defaultdict[int | str, list[float]] = defaultdict(list)
+    norms: defaultdict[int | str, list[float | None]] = defaultdict(list)
     for row in rows:
         number = layer_of(row["module"])
         norms[_NO_LAYER if number is None else number].append(row["frobenius_norm"])
     for layer in sorted(norms, key=lambda layer: (layer == _NO_LAYER, layer)):
-        yield {"layer": layer, "modules": len(norms[layer]), "frobenius_norm": math.hypot(*norms[layer])}
+        known = [norm for norm in norms[layer] if norm is not None]
+        norm = math.hypot(*known) if known else None
+        yield {"layer": layer, "modules": len(norms[layer]), "frobenius_norm": norm}
 
 
 def _zero_findings(rows: Sequence[dict[str, Any]]) -> Iterator[Finding]:
     for row in rows:
-        if row["effective_rank"] is None:
+        if row["singular_values"] is not None and row["effective_rank"] is None:
             yield Finding("zero_delta", f"In {quoted(row['module'])} {ZERO_REASON}.", row["module"])
 
 

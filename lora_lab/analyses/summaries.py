@@ -1,11 +1,16 @@
-"""Many modules in one sentence: how many, and the first few by name."""
+"""Many modules in one sentence: how many, and the first few by name; one that is left out, and why."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from lora_lab.domain.report import Finding
+from lora_lab.errors import quoted
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sized
+
+    from lora_lab.errors import NumericalError
 
 _MOST: Final = 3
 
@@ -33,3 +38,8 @@ def counted(items: Sized, one: str, many: str) -> str:
     ('1 module', '2 modules')
     """
     return f"{len(items)} {one if len(items) == 1 else many}"
+
+
+def fault_finding(module: str, error: NumericalError) -> Finding:
+    """That one module could not be computed with."""
+    return Finding("not_finite", f"{error.message} The module {quoted(module)} is left out.", module)

@@ -113,10 +113,11 @@ def spectra_figure(report: Report, name: str) -> Drawn:
     """Draw σ_k of every module, one panel for each projection, one line for each layer."""
     import matplotlib as mpl
 
+    known = [row for row in report.table("modules").rows if row["singular_values"] is not None]
     groups: dict[str, list[Any]] = defaultdict(list)
-    for row in report.table("modules").rows:
+    for row in known:
         groups[projection_of(row["module"])].append(row)
-    layers = [layer_of(row["module"]) or 0 for row in report.table("modules").rows]
+    layers = [layer_of(row["module"]) or 0 for row in known]
     norm = mpl.colors.Normalize(min(layers, default=0), max(max(layers, default=0), 1))
     colours = mpl.colormaps[_MAP]
     figure, axes = _grid_of_axes(len(groups), height=1.7)

@@ -159,9 +159,38 @@ def test_cancelling_stops_reading(make_adapter, factors, watcher):
     assert len(reader.asked) < len(many)
 
 
-def test_a_factor_that_is_not_finite_names_its_module(analyse, factors):
-    factors["model.layers.0.v_proj"][0][1, 2] = float("nan")
-    with pytest.raises(NumericalError, match=r"model\.layers\.0\.v_proj"):
+@pytest.mark.parametrize("bad", [["q_proj"], ["v_proj"], ["q_proj", "v_proj"]])
+def test_factors_that_are_not_finite_are_undefined_and_the_others_are_not(analyse, factors, bad):
+    """A row of nulls and a finding for each; totals and layers are of what is left."""
+    whole = analyse(Spectrum(), factors)
+    broken = {name: pair for name, pair in factors.items() if name.rpartition(".")[2] in bad and ".0." in name}
+    assert broken
+    for lora_A, _ in broken.values():
+        lora_A[1, 2] = float("nan")
+    report = analyse(Spectrum(), factors)
+    rows, before = report.table("modules").rows, whole.table("modules").rows
+    for row, expected in zip(rows, before, strict=True):
+        if row["module"] in broken:
+            kept = ("module", "shape", "rank", "scaling")
+            assert row == {name: expected[name] if name in kept else None for name in expected}
+        else:
+            assert row == expected
+    assert [finding.module for finding in report.findings if finding.code == "not_finite"] == list(broken)
+    totals = report.to_json()["totals"]
+    assert (totals["modules"], totals["non_finite_modules"], totals["zero_modules"]) == (len(rows), len(broken), 1)
+    left = [row["frobenius_norm"] for row in before if row["module"] not in broken]
+    assert totals["frobenius_norm"] == pytest.approx(math.hypot(*left), rel=1e-14)
+    first = next(layer for layer in report.table("layers").rows if layer["layer"] == 0)
+    in_first = [row["frobenius_norm"] for row in before if ".0." in row["module"] and row["module"] not in broken]
+    assert first["frobenius_norm"] == (pytest.approx(math.hypot(*in_first), rel=1e-14) if in_first else None)
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_where_no_factor_is_finite_nothing_is_computed(analyse, factors):
+    """Which is no result, but an error that names the first."""
+    for _, lora_B in factors.values():
+        lora_B[0, 0] = float("inf")
+    with pytest.raises(NumericalError, match=next(iter(factors)).replace(".", r"\.")):
         analyse(Spectrum(), factors)
 
 

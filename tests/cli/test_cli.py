@@ -178,8 +178,29 @@ def test_wrong_input_is_exit_2(tmp_path: Path, adapter: str) -> None:
     refused(2, "No module", "spectrum", adapter, "--module", "nothing")
     refused(2, "abacus", "spectrum", adapter, "--device", "abacus")
     bad = factors()
-    bad[next(iter(bad))][0, 0] = float("nan")
+    for tensor in bad.values():
+        tensor[0, 0] = float("nan")
     refused(2, "NaN", "spectrum", str(write_adapter(tmp_path / "nan", bad)))
+
+
+def test_one_module_with_nan_leaves_the_others(tmp_path: Path) -> None:
+    """Exit 0, undefined numbers as null, and a warning that names module, tensor and count."""
+    bad = factors()
+    name = next(iter(bad))
+    bad[name][0, :2] = float("nan")
+    place = str(write_adapter(tmp_path / "nan", bad))
+    done = lora_lab("spectrum", place, "--json")
+    found = json.loads(done.stdout, parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
+    module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+    undefined = [row["module"] for row in found["modules"] if row["singular_values"] is None]
+    assert (done.returncode, undefined) == (0, [module])
+    (warning,) = (one for one in found["warnings"] if one["code"] == "not_finite")
+    assert warning["module"] == module
+    assert all(part in warning["message"] for part in (name, module, "holds 2 values", "NaN"))
+    printed = lora_lab("spectrum", place)
+    assert printed.returncode == 0
+    assert module in printed.stdout
+    assert module in printed.stderr
 
 
 def test_open_needs_a_terminal(adapter: str) -> None:

@@ -280,7 +280,7 @@ class ModuleTree(ScrollView, can_focus=True, inherit_bindings=False):
     def _bars(self, line: Line, width: int) -> str:
         if line.module is not None:
             row = self.outline.rows.get(line.module)
-            values = list(row["singular_values"]) if row else []
+            values = list(row["singular_values"] or ()) if row else []
             return text.bars(condensed(values, min(width, 8)))
         members = self._members.get(line.group, ())
         norms = [row.get("frobenius_norm") if (row := self.outline.rows.get(name)) else None for name in members]

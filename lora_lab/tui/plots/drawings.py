@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ENERGY_SHARE: Final = "0.9"
 _WAITING: Final = "…"
+_NOT_FINITE: Final = "No spectrum: the factors hold NaN or infinity, or their product exceeds float64."
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class Spectrum:
     @classmethod
     def of_row(cls, name: str, row: Mapping[str, Any]) -> Spectrum:
         """Take it from a row of the spectrum's table."""
+        if row["singular_values"] is None:
+            return cls(name, reason=_NOT_FINITE)
         shares = row.get("energy_rank") or {}
         return cls(name, tuple(row["singular_values"]), shares.get(ENERGY_SHARE))
 

@@ -94,15 +94,17 @@ def make_report(adapter: Adapter, rows: Sequence[dict[str, Any]] | None = None, 
             spectrum_row(delta.module, singular_values(place, delta.rank, decay=decay), delta.rank)
             for place, delta in enumerate(adapter.deltas)
         ]
-    largest = max(rows, key=lambda row: row["frobenius_norm"])
+    known = [row for row in rows if row["singular_values"] is not None]
+    largest = max(known, key=lambda row: row["frobenius_norm"])
     totals = {
         "modules": len(rows),
         "parameters": adapter.parameters,
-        "frobenius_norm": math.hypot(*(row["frobenius_norm"] for row in rows)),
+        "frobenius_norm": math.hypot(*(row["frobenius_norm"] for row in known)),
         "largest_module": largest["module"],
         "largest_norm": largest["frobenius_norm"],
         "mean_effective_rank": 5.0,
         "zero_modules": 0,
+        "non_finite_modules": len(rows) - len(known),
     }
     return Report(
         "spectrum",

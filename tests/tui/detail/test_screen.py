@@ -309,6 +309,20 @@ async def test_a_failed_spectrum_says_its_sentence(adapter: Adapter) -> None:
         assert sentence in opened.screen.query_one(TextView).shown.plain
 
 
+async def test_a_module_that_is_not_finite(adapter: Adapter) -> None:
+    """Its row has no numbers, and the plot says why; the others are drawn."""
+    rows = [spectrum_row(module, [1.0] * 16, 16) for module in adapter.modules]
+    kept = ("module", "shape", "rank", "scaling")
+    rows[0] = {name: value if name in kept else None for name, value in rows[0].items()}
+    async with open_detail(adapter, size=(120, 36)) as opened:
+        await opened.finish(make_report(adapter, rows))
+        await opened.press("space", "down")
+        assert opened.screen.module == adapter.modules[0]
+        assert "the factors hold NaN or infinity" in " ".join(opened.text().split())
+        await opened.press("enter", "right", "plus", "e", "n", "s", "l", "y", "escape", "down")
+        assert "the factors hold NaN" not in " ".join(opened.text().split())
+
+
 async def test_a_zero_adapter(adapter: Adapter) -> None:
     """A zero update is not an empty screen: it says why there is nothing to draw."""
     rows = [spectrum_row(module, [0.0] * 16, 16) for module in adapter.modules]
