@@ -93,6 +93,7 @@ def _done(options: dict[str, Any], work: Callable[[Progress], Report]) -> Report
 @_rounding_options
 @_matching_options
 @click.option("--undo", metavar="FILE", help="Write what gives the base back without the base.")
+@click.option("--allow-nonfinite", is_flag=True, help="Let NaN and infinity through, in weights and in factors.")
 @_OVERWRITE
 @_RESUME
 @_DRY_RUN
@@ -103,7 +104,7 @@ def merge_command(sources: Sequence[str], base: str, output: str, **options: Any
     The output is divided into files as the base is; tensors that no adapter touches keep their bytes.
     """
     session = make_session(options)
-    choices = _chosen(options, *_HOW, "strengths", "undo", *_WRITING)
+    choices = _chosen(options, *_HOW, "strengths", "undo", "allow_nonfinite", *_WRITING)
     _done(options, lambda watcher: session.merge(sources, base=base, output=output, observer=watcher, **choices))
 
 

@@ -29,10 +29,12 @@ class FactorReader:
     Parameters
     ----------
     files : gives the tensors of models; None reads local files alone
+    allow_nonfinite : whether factors may hold NaN or infinity
     """
 
-    def __init__(self, files: Files | None = None) -> None:
+    def __init__(self, files: Files | None = None, *, allow_nonfinite: bool = False) -> None:
         self._files: Files = files or LocalFiles()
+        self._allow_nonfinite = allow_nonfinite
 
     def tensor(self, ref: TensorRef) -> torch.Tensor:
         """Read one tensor as stored."""
@@ -61,7 +63,7 @@ class FactorReader:
         Raises
         ------
         NumericalError
-            a factor holds NaN or infinity; module, tensor and count are named.
+            a factor holds NaN or infinity, and may not; module, tensor and count are named.
         FileFormatError
             the file changed since its header was read.
         """
@@ -82,7 +84,7 @@ class FactorReader:
             for group in _groups(deltas):
                 held = [next(tensors)[1] for _ in _refs(group[0])]
                 for delta in group:
-                    yield delta, _factors(delta, held)
+                    yield delta, _factors(delta, held, allow_nonfinite=self._allow_nonfinite)
         finally:
             tensors.close()
 
@@ -104,8 +106,11 @@ def _refs(delta: Delta) -> tuple[TensorRef, ...]:
     return refs if delta.diagonal is None else (*refs, delta.diagonal)
 
 
-def _factors(delta: Delta, tensors: list[torch.Tensor]) -> Factors:
-    lora_A, lora_B = (_usable(delta, ref, tensor) for ref, tensor in zip(_refs(delta)[:2], tensors[:2], strict=True))
+def _factors(delta: Delta, tensors: list[torch.Tensor], *, allow_nonfinite: bool) -> Factors:
+    lora_A, lora_B, *diagonals = (
+        _usable(delta, ref, tensor, allow_nonfinite=allow_nonfinite)
+        for ref, tensor in zip(_refs(delta), tensors, strict=True)
+    )
     if delta.kind is DeltaKind.CONV:
         lora_A = lora_A.flatten(1)  # (r, in·k…)
         lora_B = _block_diagonal(lora_B.flatten(1), delta.groups)  # (out, r)
@@ -114,8 +119,7 @@ def _factors(delta: Delta, tensors: list[torch.Tensor]) -> Factors:
         lora_A = lora_A.reshape(delta.experts, delta.rank, -1)[expert]  # (r, in), expert-major
         lora_B = lora_B.reshape(-1, delta.rank, delta.experts)[:, :, expert]  # (out, r), rank-major
     if delta.diagonal is not None:
-        diagonal = _usable(delta, delta.diagonal, tensors[2])
-        lora_A = diagonal.double()[:, None] * lora_A.double()  # diag(d)·A
+        lora_A = diagonals[0].double()[:, None] * lora_A.double()  # diag(d)·A
     is_transposed = delta.kind is DeltaKind.EMBEDDING or delta.fan_in_fan_out
     return Factors(lora_A, lora_B, delta.scaling, is_transposed)
 
@@ -132,12 +136,14 @@ def _block_diagonal(lora_B: torch.Tensor, groups: int) -> torch.Tensor:
     return whole
 
 
-def _usable(delta: Delta, ref: TensorRef, tensor: torch.Tensor) -> torch.Tensor:
+def _usable(delta: Delta, ref: TensorRef, tensor: torch.Tensor, *, allow_nonfinite: bool) -> torch.Tensor:
     """`tensor`, when it is finite; eight-bit floats, which have no arithmetic, as float32."""
     import torch
 
     if ref.dtype.bits == 8:
         tensor = tensor.to(torch.float32)
+    if allow_nonfinite:
+        return tensor
     # A sum is finite only if every element is, unless it overflows; then the elements themselves decide.
     if not torch.isfinite(tensor.sum(dtype=torch.float64)):
         bad = int((~torch.isfinite(tensor)).sum())

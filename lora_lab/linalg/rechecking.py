@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -55,4 +56,6 @@ def row_error(rows: torch.Tensor, after: torch.Tensor, update: Update, first: in
     way = 4 * torch.finfo(torch.float32).eps if after.dtype.itemsize < 4 else 0.0
     summed = way + _WIDE_UNITS * torch.finfo(torch.float64).eps
     allowed = stored.eps * made.abs().clamp(min=stored.smallest_normal) + summed * (before.abs() + delta.abs())
-    return float(((made - before - delta).abs() / allowed).max())
+    error = (made - before - delta).abs() / allowed
+    lost = torch.where(torch.isfinite(made), math.inf, 0.0)  # where W + Δ is not finite, neither is what it makes
+    return float(torch.where(torch.isfinite(before + delta), error, lost).max())

@@ -7,8 +7,6 @@ from enum import StrEnum
 
 import torch
 
-from lora_lab.errors import NumericalError, quoted
-
 
 class Rounding(StrEnum):
     """How a sum becomes a number of the stored type."""
@@ -62,25 +60,3 @@ def block_generator(seed: int, name: str, block: int, device: str = "cpu") -> to
     """
     digest = hashlib.sha256(f"{seed}\0{block}\0{name}".encode("utf-8", "surrogatepass")).digest()
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:7], "little"))
-
-
-def require_finite(values: torch.Tensor, before: torch.Tensor, name: str) -> None:
-    """Refuse a result that is not finite where what it was made of was.
-
-    Raises
-    ------
-    NumericalError
-        a sum exceeds the range of the type it is stored in, or the base's own weight is not finite.
-    """
-    if torch.isfinite(values).all():
-        return
-    bad = int((~torch.isfinite(values)).sum())
-    if torch.isfinite(before).all():
-        raise NumericalError(
-            f"The sum for {quoted(name)} exceeds the range of {values.dtype} at {bad} of {values.numel()} values.",
-            hint="Write a wider type with --dtype, or lower the strength.",
-        )
-    raise NumericalError(
-        f"The base's {quoted(name)} holds NaN or infinity, expected finite weights.",
-        hint="The base is damaged: fetch it again, or merge into a sound one.",
-    )

@@ -21,6 +21,7 @@ class Fidelity:
     intended_square : ‖Δ‖_F²
     realised_square : ‖W′ − W‖_F²
     inner : ⟨W′ − W, Δ⟩
+    not_finite : values of W′ that are NaN or infinite; the figures are undefined then
     """
 
     elements: int = 0
@@ -28,6 +29,7 @@ class Fidelity:
     intended_square: float = 0.0
     realised_square: float = 0.0
     inner: float = 0.0
+    not_finite: int = 0
 
     def add(self, other: Fidelity) -> None:
         """Take in another block."""
@@ -36,22 +38,40 @@ class Fidelity:
         self.intended_square += other.intended_square
         self.realised_square += other.realised_square
         self.inner += other.inner
+        self.not_finite += other.not_finite
+
+    @property
+    def is_defined(self) -> bool:
+        """Whether the figures are numbers; not where W′ is not finite, or a sum exceeds its type."""
+        return not self.not_finite and math.isfinite(self.intended_square + self.realised_square + self.inner)
+
+    @property
+    def intended_norm(self) -> float | None:
+        """‖Δ‖_F."""
+        return math.sqrt(self.intended_square) if self.is_defined else None
+
+    @property
+    def realised_norm(self) -> float | None:
+        """‖W′ − W‖_F."""
+        return math.sqrt(self.realised_square) if self.is_defined else None
 
     @property
     def changed_fraction(self) -> float | None:
         """Share of the elements whose bits changed."""
-        return self.changed / self.elements if self.elements else None
+        return self.changed / self.elements if self.elements and self.is_defined else None
 
     @property
     def realised_cosine(self) -> float | None:
         """⟨W′ − W, Δ⟩ / (‖W′ − W‖·‖Δ‖); None when one of the two is zero."""
+        if not self.is_defined:
+            return None
         product = math.sqrt(self.intended_square) * math.sqrt(self.realised_square)
         return self.inner / product if product else None
 
     @property
     def effective_strength(self) -> float | None:
         """⟨W′ − W, Δ⟩ / ‖Δ‖²: the strength that arrives; None for a zero update."""
-        return self.inner / self.intended_square if self.intended_square else None
+        return self.inner / self.intended_square if self.intended_square and self.is_defined else None
 
 
 def stored_rows(

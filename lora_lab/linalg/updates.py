@@ -245,7 +245,7 @@ class _Dora:
         else:
             norm = torch.linalg.vector_norm(moved, dim=1, keepdim=True)
             wanted = magnitude[first : first + moved.shape[0], None]
-        return torch.where(norm > 0, wanted / norm, 0.0)
+        return torch.where(norm == 0, 0.0, wanted / norm)
 
 
 def _add_dense(total: torch.Tensor, dense: Dense, rows: torch.Tensor, first: int) -> None:

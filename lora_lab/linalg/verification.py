@@ -229,13 +229,16 @@ def compare_rows(
         clean = error <= most_ulp * unit + ulp_of(reach(), dtype)
     # Where W and Δ cancel, the unit of the result is finer than theirs, and so is its one rounding.
     own = ulp_of(torch.maximum(M.abs(), ideal_value.abs()), dtype)
+    # Where W + Δ is not finite, M is the same infinity, or NaN where it is.
+    is_same = (merged == ideal) | (merged.isnan() & ideal.isnan())
+    lost = int(torch.count_nonzero(~usable & ~is_same))
     return Comparison(
         elements=merged.numel(),
         changed=int(torch.count_nonzero(merged != plain)),
         ideal_changed=int(torch.count_nonzero(ideal != plain)),
-        differing=_different_bits(merged, ideal),
-        twice=int(torch.count_nonzero(error > ONE_ROUNDING_ULP * own + ulp_of(step.abs(), wide))),
-        wrong=int(torch.count_nonzero(~clean)),
+        differing=_different_bits(_plain_nan(merged), _plain_nan(ideal)),
+        twice=int(torch.count_nonzero(error > ONE_ROUNDING_ULP * own + ulp_of(step.abs(), wide))) + lost,
+        wrong=int(torch.count_nonzero(~clean)) + lost,
         not_finite=int(torch.count_nonzero(usable & ~finite)),
         worst_ulp=float((error / unit).max()) if error.numel() else 0.0,
         **_sums(M - W, ideal_value - W, step, unit, clean),
@@ -273,6 +276,11 @@ def _sum(values: torch.Tensor) -> float:
 
 def _dot(one: torch.Tensor, other: torch.Tensor) -> float:
     return _sum(one * other)
+
+
+def _plain_nan(values: torch.Tensor) -> torch.Tensor:
+    """The values with every NaN of one pattern: which one it is says nothing."""
+    return values.masked_fill(values.isnan(), math.nan)
 
 
 def _different_bits(one: torch.Tensor, other: torch.Tensor) -> int:

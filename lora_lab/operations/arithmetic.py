@@ -277,9 +277,9 @@ class Comparer:
         at = 0
         for first, end in [(band.first, band.end) for band in bands] + [(matrix_shape(step)[0],) * 2]:
             if first > at:
-                before = self._read(step.source, step, at, first)
                 after = self._read(merged, step, at, first)
-                found += int(torch.count_nonzero(before.to(after.dtype) != after))
+                before = self._read(step.source, step, at, first).to(after.dtype)
+                found += int(torch.count_nonzero((before != after) & ~(before.isnan() & after.isnan())))
             at = end
         return found
 

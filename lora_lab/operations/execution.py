@@ -15,8 +15,10 @@ import torch
 
 from lora_lab.domain.plan import StepKind
 from lora_lab.domain.progress import stop_if_cancelled
+from lora_lab.errors import NumericalError, quoted
+from lora_lab.linalg.nonfinite import require_finite, settle_nonfinite
 from lora_lab.linalg.rechecking import require_right
-from lora_lab.linalg.rounding import Rounding, block_generator, require_finite, rounded
+from lora_lab.linalg.rounding import Rounding, block_generator, rounded
 from lora_lab.linalg.storing import Fidelity, stored_rows
 from lora_lab.linalg.threads import one_thread, worker_count
 from lora_lab.linalg.workspace import Workspace
@@ -211,6 +213,13 @@ class Execution:
             assert saved is not None
             tensor = self._reader.tensor(saved.tensor)
             self.bytes_read += tensor.nbytes
+            if not self._options.allow_nonfinite and not torch.isfinite(tensor).all():
+                raise NumericalError(
+                    f"The tensor {quoted(saved.tensor.name)} that {quoted(self._adapters[step.parts[0].adapter].name)} "
+                    f"adds holds {int((~torch.isfinite(tensor)).sum())} values that are NaN or infinite, expected "
+                    "finite numbers.",
+                    hint="The training diverged, or the file is damaged; --allow-nonfinite lets it through.",
+                )
             yield tensor.to(torch_type(step.dtype))
             return
         assert step.source is not None
@@ -222,7 +231,10 @@ class Execution:
                 stop_if_cancelled(self._observer)
                 before = self._rows(step.source, first, min(rows, first + at_once), columns)
                 after = rounded(before, torch_type(step.dtype))
-                require_finite(after, before, step.name)
+                if self._options.allow_nonfinite:
+                    settle_nonfinite(after, before, step.name)
+                else:
+                    require_finite(after, before, step.name)
                 yield after
             return
         yield from self._updated(step, step.source, columns, pool)
@@ -295,10 +307,21 @@ class Execution:
             )
             after = after_there.cpu()
             if not math.isfinite(fidelity.realised_square):  # as it is where any number is infinite or none
-                require_finite(after, before, step.name)
+                fidelity.not_finite = self._nonfinite(after, before, step, band, first)
             require_right(rows, after_there, band.update, first, block)
             seen = None if self._witness is None else self._witness.look(view, before, after, first)
         return before, after, fidelity, first, seen
+
+    def _nonfinite(self, after: torch.Tensor, before: torch.Tensor, step: Step, band: Band, first: int) -> int:
+        """How many values of a block are not finite, when they may be so; refuse them otherwise."""
+
+        def sums() -> torch.Tensor:
+            return band.update.moved(before.to(self._device), first).cpu()
+
+        if self._options.allow_nonfinite:
+            return settle_nonfinite(after, sums(), step.name)
+        require_finite(after, before, step.name, sums=sums)
+        return 0
 
     def _place(self, source: TensorRef) -> TensorRef:
         """Where the bytes of a tensor are."""

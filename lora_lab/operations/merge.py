@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from lora_lab.domain.progress import Unwatched
+from lora_lab.errors import LoraLabError
 from lora_lab.operations.execution import Execution
 from lora_lab.operations.layout import plan_of
 from lora_lab.operations.options import MergeOptions
@@ -48,6 +49,7 @@ def plan_merge(adapters: Sequence[Adapter], base: Base, options: MergeOptions) -
         "partial": options.is_partial,
         "skip_saved_modules": options.saved_modules.value == "skip",
         "saved_modules_from": options.saved_modules_from,
+        "allow_nonfinite": options.allow_nonfinite,
         "device": options.device.partition(":")[0],
     }
     return plan_of("merge", base, changes, dtype=options.dtype, arguments=arguments, inputs=inputs)
@@ -89,7 +91,9 @@ def merge(
     OperationError
         no room, no permission, or the output exists.
     NumericalError
-        a sum exceeds the type it is stored in, or an input is not finite.
+        a sum exceeds the type it is stored in, or an input is not finite and may not be.
+    LoraLabError
+        an undo file is asked for where numbers need not be finite.
 
     Notes
     -----
@@ -97,6 +101,7 @@ def merge(
     blocks of rows and the factors of one tensor.
     """
     options = options or MergeOptions()
+    _require_undoable(options, undo)
     plan = plan_merge(adapters, base, options)
     target = Target(output, overwrite, resume, disk or Disk(), inputs, is_dry=dry_run)
 
@@ -111,3 +116,12 @@ def merge(
             return Outcome(execution, (writer.finish(staged.finished),) if writer else ())
 
     return carried_out(plan, [adapter.name for adapter in adapters], target, work)
+
+
+def _require_undoable(options: MergeOptions, undo: Path | None) -> None:
+    if options.allow_nonfinite and undo is not None:
+        raise LoraLabError(
+            "An undo file and --allow-nonfinite are asked for, expected one of them: from NaN no subtraction gives a "
+            "weight back.",
+            hint="Keep the base: unmerge --base is exact.",
+        )

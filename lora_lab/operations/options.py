@@ -44,6 +44,7 @@ class MergeOptions:
     is_partial : leave modules out that the base lacks
     saved_modules : whether whole modules of adapters are taken
     saved_modules_from : name of the adapter whose whole modules win where several bring the same
+    allow_nonfinite : let NaN and infinity through, in weights and in what is added to them
     device : where sums are computed, ``cpu``, ``cuda`` or ``cuda:N``
     """
 
@@ -55,6 +56,7 @@ class MergeOptions:
     is_partial: bool = False
     saved_modules: SavedModules = SavedModules.TAKE
     saved_modules_from: str | None = None
+    allow_nonfinite: bool = False
     device: str = "cpu"
 
     def strengths_for(self, adapters: Sequence[Adapter]) -> tuple[float, ...]:

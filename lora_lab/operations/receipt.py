@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
 from typing import TYPE_CHECKING, Any, Final
 
@@ -45,6 +44,7 @@ MODULES: Final = (
     Column("realised_norm", "‖W′−W‖_F", formula="W′ as it is stored"),
     Column("realised_cosine", "Cosine", formula="⟨W′−W, Δ⟩/(‖W′−W‖·‖Δ‖)"),
     Column("effective_strength", "Strength that arrives", formula="⟨W′−W, Δ⟩/‖Δ‖²"),
+    Column("reason", "Why not", ColumnKind.TEXT, is_wide=True, formula="why the figures are undefined"),
     Column("base_sha256", "sha256 in the base", ColumnKind.TEXT, is_wide=True),
 )
 ADDED: Final = (
@@ -66,14 +66,24 @@ def module_rows(plan: Plan, fidelity: Mapping[str, Fidelity], hashes: Mapping[st
                 "module": _module(step),
                 "tensor": step.name,
                 "changed_fraction": found.changed_fraction,
-                "intended_norm": math.sqrt(found.intended_square),
-                "realised_norm": math.sqrt(found.realised_square),
+                "intended_norm": found.intended_norm,
+                "realised_norm": found.realised_norm,
                 "realised_cosine": found.realised_cosine,
                 "effective_strength": found.effective_strength,
+                "reason": _reason(found),
                 "base_sha256": hashes.get(step.name),
             }
         )
     return rows
+
+
+def _reason(found: Fidelity) -> str | None:
+    """Why there are no figures of a tensor."""
+    if found.is_defined:
+        return None
+    if found.not_finite:
+        return f"{found.not_finite} of {found.elements} values of W′ are NaN or infinite"
+    return "the sums exceed the range of float32"
 
 
 def _updated(plan: Plan) -> Iterable[Step]:
@@ -153,19 +163,20 @@ def receipt_bytes(report: Report, **more: Any) -> bytes:
     return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _fidelity_findings(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
+def _fidelity_findings(rows: Sequence[Mapping[str, Any]]) -> Iterable[Finding]:
+    for row in rows:
+        if row["reason"] is not None:
+            message = f"Figures of {quoted(row['tensor'])} are undefined: {row['reason']}."
+            yield Finding("undefined_figures", message, row["module"])
     poor = [row for row in rows if row["realised_cosine"] is None or row["realised_cosine"] < _POOR_COSINE]
-    poor = [row for row in poor if row["intended_norm"] > 0]
+    poor = [row for row in poor if row["intended_norm"]]
     if not poor:
-        return []
+        return
     worst = min(poor, key=lambda row: row["effective_strength"] or 0.0)
-    return [
-        Finding(
-            "poor_fidelity",
-            f"Rounding swallows a part of the update in {len(poor)} of {len(rows)} tensors: in "
-            f"{quoted(worst['tensor'])} "
-            f"{worst['effective_strength'] or 0.0:.2f} of the strength arrives, at a cosine of "
-            f"{worst['realised_cosine'] or 0.0:.2f}; --dtype float32 keeps it, --rounding stochastic keeps its mean.",
-            worst["module"],
-        )
-    ]
+    yield Finding(
+        "poor_fidelity",
+        f"Rounding swallows a part of the update in {len(poor)} of {len(rows)} tensors: in {quoted(worst['tensor'])} "
+        f"{worst['effective_strength'] or 0.0:.2f} of the strength arrives, at a cosine of "
+        f"{worst['realised_cosine'] or 0.0:.2f}; --dtype float32 keeps it, --rounding stochastic keeps its mean.",
+        worst["module"],
+    )

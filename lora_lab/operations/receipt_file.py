@@ -146,6 +146,7 @@ def merge_options(receipt: ReceiptFile) -> MergeOptions:
         is_partial=given.get("partial", False),
         saved_modules=SavedModules.SKIP if given.get("skip_saved_modules") else SavedModules.TAKE,
         saved_modules_from=given.get("saved_modules_from"),
+        allow_nonfinite=given.get("allow_nonfinite", False),
     )
 
 
@@ -201,6 +202,7 @@ _KINDS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "average_saved_modules": _TRUTH,
     "partial": _TRUTH,
     "skip_saved_modules": _TRUTH,
+    "allow_nonfinite": _TRUTH,
     "device": ("cpu, cuda or mps", lambda value: value in ("cpu", "cuda", "mps")),
     "saved_modules_from": ("a text or null", lambda value: value is None or isinstance(value, str)),
 }
@@ -211,7 +213,7 @@ _HOW: Final = frozenset(
 _CUT: Final = frozenset({"rank", "energy", "error", "parameters", "dtype", "seed", "modules", "base"})
 _WHOLE: Final = frozenset({"average_saved_modules", "skip_saved_modules", "saved_modules_from"})
 _ARGUMENTS: Final[Mapping[str, frozenset[str]]] = {
-    "merge": _HOW | {"adapters", "base", "strengths"},
+    "merge": _HOW | {"adapters", "base", "strengths", "allow_nonfinite"},
     "unmerge": _HOW | {"merged", "adapters", "base", "undo", "strengths"},
     "extract": frozenset({"base", "finetuned", "rank", "energy", "save_others", "dtype", "seed", "modules"}),
     "combine": _CUT | _WHOLE | {"adapters", "method", "settings", "strengths"},

@@ -12,8 +12,9 @@ import torch
 from lora_lab.domain.plan import StepKind
 from lora_lab.domain.progress import stop_if_cancelled
 from lora_lab.errors import CompatibilityError, quoted
+from lora_lab.linalg.nonfinite import require_finite
 from lora_lab.linalg.residuals import Inverse, restore
-from lora_lab.linalg.rounding import require_finite, rounded
+from lora_lab.linalg.rounding import rounded
 from lora_lab.linalg.threads import one_thread
 from lora_lab.linalg.updates import BLOCK_ELEMENTS
 from lora_lab.operations.execution import Execution, in_order, raw_bytes, torch_type

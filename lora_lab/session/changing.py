@@ -73,6 +73,7 @@ class Changing(ABC):
         overwrite: bool = False,
         resume: bool = False,
         dry_run: bool = False,
+        allow_nonfinite: bool = False,
         observer: Observer | None = None,
         **how: Unpack[How],
     ) -> Report:
@@ -87,6 +88,7 @@ class Changing(ABC):
         overwrite : replace `output` when it is there
         resume : go on with what an interrupted run of the same merge has finished
         dry_run : say what would be written, and write nothing
+        allow_nonfinite : let NaN and infinity through, in weights and in factors; their figures are undefined
         how : strengths, dtype, rounding and more, see :class:`How`
 
         Raises
@@ -106,8 +108,8 @@ class Changing(ABC):
                 opened,
                 model,
                 Path(output),
-                reader=FactorReader(),
-                options=self._options(how),
+                reader=FactorReader(allow_nonfinite=allow_nonfinite),
+                options=self._options(how, allow_nonfinite=allow_nonfinite),
                 inputs=hashing.records,
                 undo=None if undo is None else Path(undo),
                 overwrite=overwrite,
@@ -122,6 +124,7 @@ class Changing(ABC):
         *,
         base: str,
         device: str = "cpu",
+        allow_nonfinite: bool = False,
         observer: Observer | None = None,
         **how: Unpack[How],
     ) -> dict[str, torch.Tensor]:
@@ -130,6 +133,7 @@ class Changing(ABC):
         Parameters
         ----------
         device : where the tensors are wanted
+        allow_nonfinite : as of :meth:`merge`
         how : strengths, dtype, rounding and more, see :class:`How`
 
         Raises
@@ -141,11 +145,10 @@ class Changing(ABC):
         from lora_lab.operations.in_memory import merged_state_dict
 
         opened = [self.adapter(locator, observer=observer) for locator in adapters]
-        options = self._options(how)
+        options = self._options(how, allow_nonfinite=allow_nonfinite)
         model = self.base(base, observer=observer)
-        return merged_state_dict(
-            opened, model, reader=FactorReader(), options=options, device=device, observer=observer
-        )
+        reader = FactorReader(allow_nonfinite=allow_nonfinite)
+        return merged_state_dict(opened, model, reader=reader, options=options, device=device, observer=observer)
 
     def unmerge(
         self,
@@ -278,7 +281,7 @@ class Changing(ABC):
 
         return resolve_device(self.device)
 
-    def _options(self, how: How) -> MergeOptions:
+    def _options(self, how: How, *, allow_nonfinite: bool = False) -> MergeOptions:
         from lora_lab.linalg.rounding import Rounding
         from lora_lab.operations.options import MergeOptions, SavedModules, dtype_named
 
@@ -295,6 +298,7 @@ class Changing(ABC):
             is_partial=how.get("partial", False),
             saved_modules=SavedModules.SKIP if how.get("skip_saved_modules") else SavedModules.TAKE,
             saved_modules_from=how.get("saved_modules_from"),
+            allow_nonfinite=allow_nonfinite,
         )
 
 

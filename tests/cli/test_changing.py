@@ -133,6 +133,24 @@ def test_replay_gives_the_same_bytes(here: Path, made: tuple[str, ...], capsys: 
     assert weights(here / "again") == weights(here / "first")
 
 
+def test_what_is_not_finite_needs_a_word(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 2 and the word; with it 0, null for what is undefined, and replay and verify that agree."""
+    broken = factors(seed=1)
+    name = next(iter(broken))
+    broken[name][0, 0] = float("nan")
+    write_adapter(here / "broken", broken)
+    command = ["merge", "broken", "--base", "base", "-o", "out"]
+    assert run(command) == 2
+    assert name in capsys.readouterr().err
+    document = said(capsys, *command, "--allow-nonfinite")
+    assert document["arguments"]["allow_nonfinite"] is True
+    undefined = [row["module"] for row in document["modules"] if row["intended_norm"] is None]
+    assert [f"base_model.model.{module}.lora_A.weight" for module in undefined] == [name]
+    assert [one["module"] for one in document["warnings"] if one["code"] == "undefined_figures"] == undefined
+    assert said(capsys, "replay", "out/lora_lab_receipt.json", "-o", "again")["ok"] is True
+    assert said(capsys, "verify", "out", "--base", "base", "--adapter", "broken")["ok"] is True
+
+
 def test_replay_of_another_input_writes_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It names the file that changed."""
     said(capsys, "merge", "one", "--base", "base", "-o", "out")

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_lab.errors import NumericalError
-from lora_lab.linalg.rounding import block_generator, require_finite, rounded
+from lora_lab.linalg.nonfinite import require_finite
+from lora_lab.linalg.rounding import block_generator, rounded
 
 NARROW = [torch.bfloat16, torch.float16]
 
