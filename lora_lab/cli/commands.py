@@ -26,6 +26,7 @@ from lora_lab.cli.exits import ClosedOutput, Exit
 from lora_lab.cli.extracting import extract_command
 from lora_lab.cli.looking import exit_of_verdict
 from lora_lab.cli.measuring import MEASURING
+from lora_lab.cli.pulling import pull_command
 from lora_lab.cli.pushing import PUSHING
 from lora_lab.errors import LoraLabError, quoted
 from lora_lab.version import __version__
@@ -234,5 +235,5 @@ def _split(text: str) -> tuple[str, str]:
     return key, value
 
 
-for command in (*CHANGING, *ARRANGING, *PUSHING, extract_command, *MEASURING):
+for command in (*CHANGING, *ARRANGING, *PUSHING, pull_command, extract_command, *MEASURING):
     program.add_command(command)

@@ -24,7 +24,7 @@ class JobState(StrEnum):
 
 Call = Literal[
     "spectrum", "analyze", "inspect", "merge", "unmerge", "swap", "verify",
-    "combine", "sweep", "compare_methods", "resize", "extract", "push", "bench_swap",
+    "combine", "sweep", "compare_methods", "resize", "extract", "push", "pull", "bench_swap",
 ]  # fmt: skip
 
 

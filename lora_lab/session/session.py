@@ -24,6 +24,7 @@ from lora_lab.session.library import Library, scan_repository
 from lora_lab.session.measuring import Measuring
 from lora_lab.session.opening import Opening
 from lora_lab.session.placing import InMebibytes, existing
+from lora_lab.session.pulling import Pulling
 from lora_lab.session.pushing import Pushing
 from lora_lab.session.records import Hashing
 from lora_lab.session.results import Results, code_stamp, with_store
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 _ARRAY_BYTES = 4 << 30
 
 
-class Session(Opening, Arranging, Extracting, Measuring, Pushing):
+class Session(Opening, Arranging, Extracting, Measuring, Pulling, Pushing):
     """Opens, lists and analyses adapters and bases.
 
     Parameters

@@ -81,7 +81,7 @@ class Hub:
         Parameters
         ----------
         locator : a place on the Hub: a repository, a folder in it, or a file, which comes with those beside it
-        is_recursive : take the folders below too
+        is_recursive : take the folders below too; of a file, nothing beside it
         allow_pickle : take ``adapter_model.bin`` where there are no safetensors
         is_checking_all : hash files that were there before too
         digest : sha256 of a file
@@ -122,8 +122,10 @@ class Hub:
         listing = self.listing(locator)
         place = listing.place_of(locator)
         files = listing.below(place) if is_recursive else listing.beside(place)
-        chosen = wanted(files, allow_pickle=allow_pickle)
         is_file = place != locator.subfolder
+        if is_file and is_recursive:
+            files = tuple(file for file in files if file.name == locator.subfolder)
+        chosen = wanted(files, allow_pickle=allow_pickle)
         if is_file and all(file.name != locator.subfolder for file in chosen.files):
             raise UnsafeFileError(
                 f"{quoted(locator.subfolder)} of {quoted(listing.repository)} is not of a kind that is fetched.",

@@ -12,6 +12,7 @@ import ipaddress
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -85,12 +86,18 @@ class HubAccess:
         return HfApi(endpoint=self.endpoint, token=self.token, library_name="lora-lab", library_version=__version__)
 
     def known_token(self) -> str | None:
-        """The person's token, to strike it out of what is shown; None where there is none."""
-        from huggingface_hub import get_token
+        """The person's token, to strike it out of what is shown; None where there is none.
+
+        Where it is withheld from the Hub it is read where it lies: the client may renew it, by asking that very Hub.
+        """
+        from huggingface_hub import constants, get_token
 
         try:
-            return get_token()
-        except Exception:  # a login that cannot be renewed is told by the request that needs it
+            if self.token is None:
+                return get_token()
+            given = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
+            return given or Path(constants.HF_TOKEN_PATH).read_text("utf-8").strip() or None
+        except Exception:  # a login that cannot be read or renewed is told by the request that needs it
             return None
 
     def findings(self) -> tuple[Finding, ...]:

@@ -193,10 +193,12 @@ def ask(
     """
     if access.is_offline:
         return from_cache(locator, access, cache, reason="the Hub was not asked")
-    api = access.api()
+    from huggingface_hub import constants
+
+    api, patience = access.api(), constants.HF_HUB_ETAG_TIMEOUT
 
     def look() -> Any:
-        return api.model_info(locator.repository, revision=locator.revision, files_metadata=True, timeout=30)
+        return api.model_info(locator.repository, revision=locator.revision, files_metadata=True, timeout=patience)
 
     try:
         with quiet_client():

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from lora_lab.sources.hub_access import HubAccess
 
 _TRANSIENT: Final = frozenset({408, 429, 500, 502, 503, 504})
-_TRIES: Final = 4
+_TRIES: Final = 3
+_TRIES_WITHOUT_ANSWER: Final = 2  # each has taken as long as the client waits for one
 _FIRST_WAIT_SECONDS: Final = 0.5
 _LONGEST_WAIT_SECONDS: Final = 60.0  # a server that asks for more is not waited for
 _POLL_SECONDS: Final = 0.05
@@ -60,7 +61,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def persistently(call: Callable[[], T], *, is_cancelled: Callable[[], bool] = lambda: False) -> T:
-    """Call a read again while the Hub fails for a moment: four times at most, after 0.5, 1 and 2 seconds and a bit.
+    """Call a read again while the Hub fails for a moment: three times at most, after half a second and a second.
 
     A ``Retry-After`` is waited for, up to a minute. A write must not come through here: a reply that was lost on the
     way does not tell whether it was done.
@@ -80,7 +81,8 @@ def persistently(call: Callable[[], T], *, is_cancelled: Callable[[], bool] = la
             return call()
         except Exception as error:
             asked = retry_after(error)
-            if tries == _TRIES or not is_transient(error) or (asked or 0.0) > _LONGEST_WAIT_SECONDS:
+            most = _TRIES_WITHOUT_ANSWER if _is(error, "TimeoutException") else _TRIES
+            if tries >= most or not is_transient(error) or (asked or 0.0) > _LONGEST_WAIT_SECONDS:
                 raise
             wait = asked if asked is not None else _FIRST_WAIT_SECONDS * 2 ** (tries - 1)
         _wait(wait + _LATER.uniform(0.0, 0.1), is_cancelled)
