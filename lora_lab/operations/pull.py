@@ -7,21 +7,20 @@ import json
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.domain.progress import stop_if_cancelled
 from lora_lab.domain.report import Column, ColumnKind, InputRecord, Report, Scalars, Table
 from lora_lab.errors import HubError, OperationError, quoted
-from lora_lab.operations.running import require_apart
 from lora_lab.sources import hub_cache
 from lora_lab.storage.disk import Disk
-from lora_lab.storage.files import opened, stamp
+from lora_lab.storage.files import opened
 from lora_lab.storage.staging import StagedFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from lora_lab.domain.progress import Observer
     from lora_lab.sources.hub import Fetched, Hub
@@ -95,7 +94,6 @@ def pull(hub: Hub, locator: Locator, target: PullTarget, observer: Observer) -> 
             observer=observer,
         )
         if staged is not None and target.output is not None and not staged.is_complete:
-            require_apart(target.output, [stamp(one.path) for one in fetched.arrived])
             _copy(fetched.arrived, place, staged, observer)
             staged.commit()
     return _told(listing, locator, fetched, target)
@@ -107,6 +105,11 @@ def _staged(
     """The folder in the making; its name is refused before anything is fetched for it."""
     if target.output is None:
         return nullcontext()
+    output, cache = (Path(os.path.realpath(path)) for path in (target.output, hub_cache.cache_root()))
+    if output == cache or output in cache.parents or cache in output.parents:
+        raise OperationError(
+            f"{quoted(target.output)} is a part of the Hub's cache, or holds it.", hint="Choose another folder."
+        )
     named = json.dumps([listing.repository, listing.commit, [[file.name, file.etag] for file in files]])
     identity = hashlib.sha256(named.encode("utf-8", "surrogatepass")).hexdigest()
     return StagedFolder(target.output, identity, disk=target.disk, overwrite=target.overwrite)

@@ -10,9 +10,12 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from lora_lab.errors import OperationError, quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SNAPSHOT: Final = re.compile(r"models--[^/\\]+[/\\]snapshots[/\\]([0-9a-f]{40})(?:[/\\]|$)")
@@ -111,9 +114,27 @@ def forget(path: Path) -> None:
         ) from None
 
 
-def leftovers(repository: str, etag: str) -> list[Path]:
-    """What an ended download of the bytes called `etag` left."""
-    return sorted((repository_folder(repository) / "blobs").glob(f"{etag}.*.incomplete"))
+def unfinished(repository: str, etag: str) -> set[Path]:
+    """Files in which a download of the bytes called `etag` is, or was, going on, in any process."""
+    return set((repository_folder(repository) / "blobs").glob(f"{etag}.*.incomplete"))
+
+
+def remove_unfinished(paths: Iterable[Path]) -> None:
+    """Remove those of `paths` that this process has open, or all where the system does not say which it has."""
+    try:
+        own = {os.readlink(f"/proc/self/fd/{name}") for name in _descriptors()}  # noqa: PTH115 - many, and soon gone
+        mine = [path for path in paths if os.path.realpath(path) in own]
+    except OSError:
+        mine = list(paths)
+    for path in mine:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _descriptors() -> list[str]:
+    """Names of the open files of this process, but for the one that lists them."""
+    folder = "/proc/self/fd"
+    return [name for name in os.listdir(folder) if os.path.lexists(f"{folder}/{name}")]  # noqa: PTH208
 
 
 def free_bytes() -> int:

@@ -21,7 +21,7 @@ from lora_lab.domain.progress import stop_if_cancelled
 from lora_lab.errors import CancelledError, HubError, OperationError, quoted
 from lora_lab.sources import hub_cache
 from lora_lab.sources.hub_access import quiet_client
-from lora_lab.sources.hub_refusals import persistently, refusal_of
+from lora_lab.sources.hub_refusals import is_worth_a_retry, persistently, refusal_of
 from lora_lab.storage.files import sha256_of
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Fetching:
         self._stopped = threading.Event()
         self._waiting: deque[ListedFile] = deque()
         self._counts: dict[str, int] = {}  # bytes of each file that have come
-        self._streaming: set[str] = set()  # etags whose bytes are coming
+        self._started: dict[str, set[Path]] = {}  # by etag, what was unfinished before
         self._arrived: dict[str, Arrived] = {}
         self._error: BaseException | None = None
         self._what = ""
@@ -166,10 +166,9 @@ class Fetching:
         end = time.monotonic() + _GRACE_SECONDS
         for thread in threads:
             thread.join(max(end - time.monotonic(), 0.0))
-        for etag in tuple(self._streaming):  # what waits for the network does not come back to clear up after itself
-            for path in hub_cache.leftovers(self._listing.repository, etag):
-                with suppress(OSError):
-                    path.unlink()
+        for etag, before in list(self._started.items()):
+            # What waits for the network does not come back to clear up after itself.
+            hub_cache.remove_unfinished(hub_cache.unfinished(self._listing.repository, etag) - before)
 
     # The threads that fetch
 
@@ -189,7 +188,9 @@ class Fetching:
 
     def _fetched(self, file: ListedFile) -> Arrived:
         for is_second in (False, True):
-            path = persistently(lambda: self._download(file), is_cancelled=self._stopped.is_set)
+            path = persistently(
+                lambda: self._download(file), is_cancelled=self._stopped.is_set, retried=is_worth_a_retry
+            )
             self._what = f"checking {file.name}"
             if path.stat().st_size == file.size_bytes and self._has_hash(file, path):
                 return Arrived(file, path, was_there=False)
@@ -208,6 +209,8 @@ class Fetching:
             raise CancelledError("Cancelled.")
         self._counts[file.name] = 0
         self._what = file.name
+        etag = file.etag or file.name
+        self._started[etag] = hub_cache.unfinished(self._listing.repository, etag)
         try:
             path = hf_hub_download(
                 self._listing.repository,
@@ -219,7 +222,7 @@ class Fetching:
                 tqdm_class=self._counter(file),
             )
         finally:
-            self._streaming.discard(file.etag or "")
+            self._started.pop(etag, None)
         self._counts[file.name] = file.size_bytes
         return Path(path)
 
@@ -240,7 +243,6 @@ class Fetching:
             total: int | None = None
 
             def __init__(self, *_: object, **settings: Any) -> None:
-                run._streaming.add(file.etag or "")
                 self.update(settings.get("initial") or 0)
 
             def __enter__(self) -> Self:

@@ -127,13 +127,13 @@ def wanted(files: Iterable[ListedFile], *, allow_pickle: bool = False) -> Wanted
     with_weights = {file.name.rpartition("/")[0] for file in files if file.name.endswith(_WEIGHTS)}
     for file in files:
         folder, _, name = file.name.rpartition("/")
-        limit = _limit(name)
+        limit = None if is_hidden(file.name) else _limit(name)
         if name in _PICKLES and allow_pickle and folder not in with_weights:
             limit = -1
         if not is_plain_name(file.name):
             unsafe.append(file.name)
         elif limit is None:
-            if not name.startswith("."):
+            if not is_hidden(file.name):
                 other.append(file.name)
         elif 0 <= limit < file.size_bytes:
             large.append(file.name)
@@ -151,6 +151,11 @@ def wanted(files: Iterable[ListedFile], *, allow_pickle: bool = False) -> Wanted
     return Wanted(tuple(chosen), tuple(findings))
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file, or a folder on the way to it, is one that listings leave out."""
+    return any(part.startswith(".") for part in name.split("/"))
+
+
 def is_plain_name(name: str) -> bool:
     """Whether a file of this name stays inside a folder on any system, and says what it is."""
     parts = name.split("/")
@@ -162,7 +167,7 @@ def is_plain_name(name: str) -> bool:
 
 def _limit(name: str) -> int | None:
     """The most bytes of a file called `name`; −1 for any number, None for a file that is not wanted."""
-    if name.startswith(".") or name.endswith(_NEVER):
+    if name.endswith(_NEVER):
         return None
     if name.endswith(_WEIGHTS):
         return -1
@@ -245,7 +250,8 @@ def _listing(info: Any, locator: Locator, access: HubAccess) -> Listing:
 def _remember(listing: Listing, locator: Locator, access: HubAccess, cache: JsonCache | None) -> None:
     """Keep the listing, and in the Hub's own cache which commit the revision is, as its client does."""
     if cache is not None:
-        cache.put(_key(access, locator.repository, listing.commit), [asdict(file) for file in listing.files])
+        known = {"repository": listing.repository, "files": [asdict(file) for file in listing.files]}
+        cache.put(_key(access, locator.repository, listing.commit), known)
     revision = locator.revision or _MAIN
     if COMMIT.fullmatch(revision):
         return
@@ -265,26 +271,27 @@ def from_cache(locator: Locator, access: HubAccess, cache: JsonCache | None, *, 
         nothing of it is there, with `reason` why nobody was asked.
     """
     commit = known_commit(locator.repository, locator.revision or _MAIN)
-    there = cached_files(locator.repository, commit) if commit else {}
     known = None if cache is None or not commit else cache.get(_key(access, locator.repository, commit))
-    if commit is None or (not there and known is None):
+    repository, files = _remembered(known, locator)
+    there = cached_files(repository, commit) if commit else {}
+    if commit is None or not (there or files):
         which = f" at {quoted(locator.revision)}" if locator.revision else ""
         raise HubError(
             f"{quoted(locator.repository)}{which} is not in the cache, and {reason}.",
             hint="Connect, or drop --offline and HF_HUB_OFFLINE." if access.is_offline else "Look at the network.",
         )
-    files = _remembered(known)
     if not files:
         files = tuple(ListedFile(name, _size(path), *_hash_names(path)) for name, path in sorted(there.items()))
-        return Listing(locator.repository, commit, files, is_complete=False)
-    return Listing(locator.repository, commit, files)
+        return Listing(repository, commit, files, is_complete=False)
+    return Listing(repository, commit, files)
 
 
-def _remembered(known: Any) -> tuple[ListedFile, ...]:
+def _remembered(known: Any, locator: Locator) -> tuple[str, tuple[ListedFile, ...]]:
+    """The name that a repository had and its files, of a listing that was kept; nothing of one of another shape."""
     try:
-        return tuple(ListedFile(**file) for file in known or ())
+        return str(known["repository"]), tuple(ListedFile(**file) for file in known["files"])
     except (TypeError, KeyError):
-        return ()
+        return locator.repository, ()
 
 
 def _size(path: Path) -> int:

@@ -60,7 +60,19 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and not _is_full(error)
 
 
-def persistently(call: Callable[[], T], *, is_cancelled: Callable[[], bool] = lambda: False) -> T:
+def is_worth_a_retry(error: BaseException) -> bool:
+    """As :func:`is_transient`, of a download: when bytes stop coming, the client has tried five times itself."""
+    if not _is(error, "TransportError"):
+        return is_transient(error)
+    return is_transient(error) and getattr(getattr(error, "_request", None), "method", "") == "HEAD"
+
+
+def persistently(
+    call: Callable[[], T],
+    *,
+    is_cancelled: Callable[[], bool] = lambda: False,
+    retried: Callable[[BaseException], bool] = is_transient,
+) -> T:
     """Call a read again while the Hub fails for a moment: three times at most, after half a second and a second.
 
     A ``Retry-After`` is waited for, up to a minute. A write must not come through here: a reply that was lost on the
@@ -70,6 +82,7 @@ def persistently(call: Callable[[], T], *, is_cancelled: Callable[[], bool] = la
     ----------
     call : may be repeated
     is_cancelled : asked while waiting
+    retried : which errors are worth it
 
     Raises
     ------
@@ -82,7 +95,7 @@ def persistently(call: Callable[[], T], *, is_cancelled: Callable[[], bool] = la
         except Exception as error:
             asked = retry_after(error)
             most = _TRIES_WITHOUT_ANSWER if _is(error, "TimeoutException") else _TRIES
-            if tries >= most or not is_transient(error) or (asked or 0.0) > _LONGEST_WAIT_SECONDS:
+            if tries >= most or not retried(error) or (asked or 0.0) > _LONGEST_WAIT_SECONDS:
                 raise
             wait = asked if asked is not None else _FIRST_WAIT_SECONDS * 2 ** (tries - 1)
         _wait(wait + _LATER.uniform(0.0, 0.1), is_cancelled)
@@ -157,10 +170,14 @@ def _by_kind(error: BaseException, name: str, access: HubAccess) -> HubError | N
     if _is(error, "HFValidationError"):
         return HubError(f"{name} is no name that the Hub allows, expected org/name.", hint="Check its spelling.")
     if _is(error, "FileMetadataError"):
-        return HubError(
-            f"{quoted(access.host)} does not answer for {name} as a Hub does.", hint="Check HF_ENDPOINT and the proxy."
-        )
+        return _no_hub(name, access)
     return None
+
+
+def _no_hub(name: str, access: HubAccess) -> HubError:
+    return HubError(
+        f"{quoted(access.host)} does not answer for {name} as a Hub does.", hint="Check HF_ENDPOINT and the proxy."
+    )
 
 
 def _not_found(name: str, access: HubAccess) -> HubError:
@@ -196,6 +213,8 @@ def _unreachable(error: BaseException, name: str, access: HubAccess, doing: str)
         return HubError(f"{where} did not answer in time, so that {name} could not {doing}.", hint=_AGAIN)
     if any(_is(cause, "TransportError") for cause in causes) or "consistency check" in words:
         return HubError(f"The connection to {where} broke off, so that {name} could not {doing}.", hint=_AGAIN)
+    if isinstance(error, KeyError | TypeError | AttributeError | AssertionError | ValueError):
+        return _no_hub(name, access)
     told = quoted(without_tokens(str(error), access.known_token())) if str(error) else type(error).__name__
     return HubError(f"{name} could not {doing}: {told}.", hint=_AGAIN)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import ssl
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,6 +44,7 @@ class HubServer:
         self.folder = folder
         self.store = Store(folder)
         self.faults, self.requests = Faults(), Log()
+        self.tls: ssl.SSLContext | None = None  # of the host that a proxy is asked to reach
         self.errors: list[BaseException | None] = []  # of the server itself
         self.objects, self.storage = Objects(self), Storage(self)
         self.xet = Xet(self, folder / "cas")

@@ -148,6 +148,20 @@ class Handler(BaseHTTPRequestHandler):
         except BrokenOffError:
             self._hang_up()
 
+    def do_CONNECT(self) -> None:
+        """Become, over TLS, the host that was asked for."""
+        context = self.server.hub.tls
+        if context is None:
+            self.send_error(405)
+            return
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.flush()
+        self.connection = context.wrap_socket(self.connection, server_side=True)
+        self.rfile = self.connection.makefile("rb", self.rbufsize)
+        self.wfile = self.connection.makefile("wb", self.wbufsize)
+        self.close_connection = False
+
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 
     def _answer(self, request: Request) -> None:
