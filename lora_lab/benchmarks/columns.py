@@ -18,7 +18,7 @@ SPREAD: Final = (
 # What tells apart the rows of any benchmark's tables.
 NAMES: Final = ("id", "strategy", "variant", "batch", "length", "adapters")
 RUN: Final = (
-    Column("worked_seconds", "Measured work", unit="s", formula="sum of all runs, the warm-up included"),
+    Column("worked_seconds", "Measured work", unit="s", formula="all that was timed, the warm-up included"),
     Column("total_seconds", "Whole run", unit="s"),
     Column("overhead", "Overhead", formula="whole run / measured work − 1"),
     Column("others_fraction", "Taken by others", formula="share of the processors' time", is_wide=True),

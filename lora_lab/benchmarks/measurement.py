@@ -13,7 +13,7 @@ from lora_lab.benchmarks.spread import spread_of
 from lora_lab.domain.report import Report, Scalars
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from lora_lab.benchmarks.rounds import Rounds
     from lora_lab.benchmarks.spread import Spread
@@ -42,8 +42,15 @@ class Measurement:
         self.started = time.perf_counter()
         self.device = device
         self.clock = Clock(device)
+        self.once_seconds = 0.0
         self.environment = environment_of(device)
         self.watch = Watch()
+
+    def once(self, work: Callable[[], object]) -> float:
+        """Seconds of what is done a single time and told as such, such as preparing; part of the measured work."""
+        seconds = self.clock.seconds(work)
+        self.once_seconds += seconds
+        return seconds
 
     def report(
         self,
@@ -65,7 +72,7 @@ class Measurement:
         """
         spreads = spreads_of(rounds)
         disturbance = self.watch.disturbance()
-        worked = sum(one.worked_seconds for one in rounds)
+        worked = self.once_seconds + sum(one.worked_seconds for one in rounds)
         total = time.perf_counter() - self.started
         run = {
             "worked_seconds": worked,

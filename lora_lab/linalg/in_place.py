@@ -24,12 +24,11 @@ import torch
 
 from lora_lab.linalg.device import has_float64
 from lora_lab.linalg.threads import in_lanes, worker_count
+from lora_lab.linalg.updates import BLOCK_ELEMENTS, Update
 from lora_lab.linalg.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from lora_lab.linalg.updates import Update
 
 _NARROW: Final = (torch.bfloat16, torch.float16)
 # Rows of a block on a device that is no processor: enough for every multiprocessor, and a bounded float32 buffer.
@@ -58,13 +57,13 @@ class Change(NamedTuple):
     """What is done to one weight.
 
     weight : (out, in), float16, bfloat16, float32 or float64; changed in place
-    put : what is added
-    taken : what is added before and rounded: the update that is to go, with its strengths negative; None for nothing
+    put : what is added; None for nothing
+    taken : what is subtracted before that, and the difference rounded: products alone; None for nothing
     kept : of the shape and type of the weight: what is added to instead of the weight itself
     """
 
     weight: torch.Tensor
-    put: Ready
+    put: Ready | None
     taken: Ready | None = None
     kept: torch.Tensor | None = None
 
@@ -102,15 +101,15 @@ def swap_all(changes: Sequence[Change]) -> None:
 
 def _may_be_single(change: Change) -> bool:
     """Whether float32 is wide enough, and the change nothing but products."""
-    is_plain = change.put.single_A is not None and (change.taken is None or change.taken.single_A is not None)
-    return is_plain and change.weight.dtype in _NARROW
+    steps = [step for step in (change.put, change.taken) if step is not None]
+    return change.weight.dtype in _NARROW and all(step.single_A is not None for step in steps)
 
 
 def _run(changes: Sequence[tuple[Change, bool]]) -> None:
     for change, _ in changes:
-        if change.put.update.needs_columns:
-            assert change.taken is None  # DoRA's norms are of the unmerged weight
-            _look(change)
+        assert change.taken is None or change.taken.update.is_plain  # DoRA's norms are of the unmerged weight
+        if change.put is not None and change.put.update.needs_columns:
+            _look(change.put.update, change.weight if change.kept is None else change.kept)
     space = Workspace()
 
     def one(place: tuple[int, int, int]) -> None:
@@ -131,16 +130,16 @@ def _spans(change: Change) -> Iterator[tuple[int, int]]:
 
 def _height(change: Change) -> int:
     """Rows of a block."""
+    rows, columns = change.weight.shape
     if change.weight.device.type == "cpu":
-        return change.put.update.rows_at_once
-    return max(1, min(change.weight.shape[0], _DEVICE_ELEMENTS // max(1, change.weight.shape[1])))
+        return max(1, BLOCK_ELEMENTS // max(1, columns))
+    return max(1, min(rows, _DEVICE_ELEMENTS // max(1, columns)))
 
 
-def _look(change: Change) -> None:
-    source = change.weight if change.kept is None else change.kept
-    change.put.update.forget()
-    for _, first, end in change.put.update.blocks():
-        change.put.update.look(source[first:end], first)
+def _look(update: Update, source: torch.Tensor) -> None:
+    update.forget()
+    for _, first, end in update.blocks():
+        update.look(source[first:end], first)
 
 
 def _double(change: Change, first: int, end: int, space: Workspace) -> None:
@@ -148,9 +147,11 @@ def _double(change: Change, first: int, end: int, space: Workspace) -> None:
     rows = change.weight[first:end]
     source = rows if change.kept is None else change.kept[first:end]
     if change.taken is not None:
-        rows.copy_(change.taken.update.moved(source, first, space=space))
+        gone = change.taken.update.delta(source, first, space=space)
+        rows.copy_(torch.sub(source.to(torch.float64), gone, out=gone))
         source = rows
-    rows.copy_(change.put.update.moved(source, first, space=space))
+    if change.put is not None:
+        rows.copy_(change.put.update.moved(source, first, space=space))
 
 
 def _single(change: Change, first: int, end: int, space: Workspace) -> None:
@@ -163,15 +164,18 @@ def _single(change: Change, first: int, end: int, space: Workspace) -> None:
         tile[count:].zero_()
     part.copy_(rows if change.kept is None else change.kept[first:end])
     if change.taken is not None:
-        _add_product(tile, change.taken, first, end, space)
+        _add_product(tile, change.taken, first, end, space, sign=-1.0)
         rows.copy_(part)
+    if change.put is None:
+        return
+    if change.taken is not None:
         part.copy_(rows)
-    _add_product(tile, change.put, first, end, space)
+    _add_product(tile, change.put, first, end, space, sign=1.0)
     rows.copy_(part)
 
 
-def _add_product(tile: torch.Tensor, step: Ready, first: int, end: int, space: Workspace) -> None:
-    """Add rows of B·A to the tile."""
+def _add_product(tile: torch.Tensor, step: Ready, first: int, end: int, space: Workspace, *, sign: float) -> None:
+    """Add rows of ±B·A to the tile."""
     A, B = step.single_A, step.single_B
     assert A is not None
     assert B is not None
@@ -181,4 +185,4 @@ def _add_product(tile: torch.Tensor, step: Ready, first: int, end: int, space: W
     factor[: end - first].copy_(B[first:end])
     if end - first < tile.shape[0]:
         factor[end - first :].zero_()
-    tile.addmm_(factor, A)  # (height, R)(R, in)
+    tile.addmm_(factor, A, alpha=sign)  # (height, R)(R, in)

@@ -62,7 +62,7 @@ def test_a_swap_is_two_sums_each_rounded(shape: tuple[int, int], dtype: torch.dt
     old, new = term(shape, 3, 1), term(shape, 5, 2)
     merged = (weight_of(shape, dtype).double() + delta(old)).to(dtype)
     found = merged.clone()
-    taken, put = (ready(Update("w", shape, [one])) for one in (old._replace(strength=-1.0), new))
+    taken, put = (ready(Update("w", shape, [one])) for one in (old, new))
     swap_all([Change(found, put, taken)])
     middle = (merged.double() - delta(old)).to(dtype)
     right = (middle.double() + delta(new)).to(dtype)
@@ -76,7 +76,7 @@ def test_the_same_bytes_whatever_the_threads_and_the_company(monkeypatch: pytest
     """One lane or three, alone or among others: law 8."""
     shape = (257, 2048)
     old, new = term(shape, 16, 1), term(shape, 16, 2)
-    taken, put = (ready(Update("w", shape, [one])) for one in (old._replace(strength=-1.0), new))
+    taken, put = (ready(Update("w", shape, [one])) for one in (old, new))
     start = weight_of(shape, torch.bfloat16)
     found = []
     for lanes, company in ((1, 0), (3, 0), (2, 3)):
@@ -100,7 +100,6 @@ def test_swapping_back_and_forth_does_not_add_up() -> None:
     kept = (1.25 + 0.5 * torch.rand(shape, generator=generator)).to(torch.bfloat16)
     ones = [term(shape, 4, seed)._replace(scaling=0.02) for seed in (1, 2)]
     puts = [ready(Update("w", shape, [one])) for one in ones]
-    takes = [ready(Update("w", shape, [one._replace(strength=-1.0)])) for one in ones]
     weight = kept.clone()
     merge_all([Change(weight, puts[0])])
     rights = [weight.clone(), kept.clone()]
@@ -108,7 +107,7 @@ def test_swapping_back_and_forth_does_not_add_up() -> None:
     differing = []
     for number in range(100):
         here, there = number % 2, 1 - number % 2
-        swap_all([Change(weight, puts[there], takes[here])])
+        swap_all([Change(weight, puts[there], puts[here])])
         differing.append(int((weight != rights[there]).sum()))
     assert differing[-1] <= differing[1] + kept.numel() // 1000
 

@@ -49,8 +49,6 @@ class _Slots:
 
     def swap(self, old: int, new: int) -> None:
         """Copy."""
-        import torch
-
         del old
         targets: list[torch.Tensor] = []
         sources: list[torch.Tensor] = []
@@ -60,10 +58,7 @@ class _Slots:
                 slot.taken_by(part, targets, sources, rest)
                 for slot, part in zip(slots, module.adapters[new], strict=False)
             )
-        if targets:
-            torch._foreach_copy_(targets, sources)  # one launch for many small tensors
-        if rest:
-            torch._foreach_zero_(rest)
+        _copy(targets, sources, rest, self.scene.device)
 
     def restore(self, old: int) -> None:
         """The weights are the base's."""
@@ -73,6 +68,23 @@ class _Slots:
     def beside(self, module: int) -> tuple[SwapFactors, ...]:
         """What the slots of a module hold."""
         return self._used[module]
+
+
+def _copy(targets: list[torch.Tensor], sources: list[torch.Tensor], rest: list[torch.Tensor], device: str) -> None:
+    """Copy many small tensors and clear others: a few launches on a device, each by one thread on the processor."""
+    import torch
+
+    from lora_lab.linalg.threads import in_lanes, worker_count
+
+    if device == "cpu":
+        in_lanes(lambda pair: pair[0].copy_(pair[1]), list(zip(targets, sources, strict=True)), worker_count())
+        for tensor in rest:
+            tensor.zero_()
+        return
+    if targets:
+        torch._foreach_copy_(targets, sources)
+    if rest:
+        torch._foreach_zero_(rest)
 
 
 class _Slot:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     from lora_lab.benchmarks.rounds import Rounds
     from lora_lab.benchmarks.swapping.workload import Workload
-    from lora_lab.extension.contracts import SwapScene
+    from lora_lab.extension.contracts import SwapModule, SwapScene
+
+    _Pairs = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 
 BATCHES: Final = (1, 8, 32)
 _MERGED, _UNMERGED = "merged", "unmerged"
@@ -52,7 +54,7 @@ class _Layer:
     """One adapted layer: W as it lies in memory, and factors of its type, the scaling multiplied into B."""
 
     weight: torch.Tensor
-    factors: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    factors: _Pairs
 
     def merged(self, x: torch.Tensor) -> torch.Tensor:
         return linear(x, self.weight)
@@ -74,7 +76,8 @@ def forward_contestants(
     contestants, and how many layers they go through; none of either where no adapted layer multiplies by its weight as
     it is stored
     """
-    stacks = [list(_layers(workload, scene, adapter)) for scene in scenes]
+    factors = [_stored(module, adapter) for module in scenes[0].modules] if scenes else []
+    stacks = [list(_layers(workload, scene, factors)) for scene in scenes]
     if not stacks or not stacks[0]:
         return [], 0
     generator = torch.Generator().manual_seed(seed)
@@ -137,12 +140,13 @@ def tokens_until(seconds: float, saved: Spread, batch: int) -> float | None:
     return seconds / (saved.p50 / batch) if saved.low > 0 else None
 
 
-def _layers(workload: Workload, scene: SwapScene, adapter: int) -> Iterator[_Layer]:
-    for place, module in zip(workload.places, scene.modules, strict=True):
-        if not place.is_multiplied:
-            continue
-        dtype = module.weight.dtype
-        yield _Layer(
-            module.weight,
-            tuple((part.lora_A.to(dtype), (part.lora_B * part.scaling).to(dtype)) for part in module.adapters[adapter]),
-        )
+def _stored(module: SwapModule, adapter: int) -> _Pairs:
+    """Factors in the type of the weight, as a server that computes in it keeps them."""
+    dtype = module.weight.dtype
+    return tuple((part.lora_A.to(dtype), (part.lora_B * part.scaling).to(dtype)) for part in module.adapters[adapter])
+
+
+def _layers(workload: Workload, scene: SwapScene, factors: Sequence[_Pairs]) -> Iterator[_Layer]:
+    for place, module, own in zip(workload.places, scene.modules, factors, strict=True):
+        if place.is_multiplied:
+            yield _Layer(module.weight, own)

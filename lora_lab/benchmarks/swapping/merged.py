@@ -22,7 +22,7 @@ class Merged:
     def __init__(self, scene: SwapScene, first: int) -> None:
         self.scene = scene
         count = len(scene.modules[0].adapters)
-        self.put = [ready_updates(scene, number, 1.0) for number in range(count)]
+        self.put = [ready_updates(scene, number) for number in range(count)]
         self.merge(first)
 
     @property
@@ -144,13 +144,6 @@ class _Subtracting(Merged):
         require_no_dora(scene)
         super().__init__(scene, first)
         self._is_fused = is_fused
-        self._taken = [ready_updates(scene, number, -1.0) for number in range(len(self.put))]
-        self._nothing = ready_updates(scene, None, 1.0)
-
-    @property
-    def kept_bytes(self) -> int:
-        """The factors, with either sign."""
-        return super().kept_bytes + sum(step.nbytes for steps in self._taken for step in steps)
 
     def moved_bytes(self, old: int, new: int) -> int:
         """Every weight is read and written once, or twice."""
@@ -159,21 +152,25 @@ class _Subtracting(Merged):
     def swap(self, old: int, new: int) -> None:
         """In one pass, or in two."""
         if self._is_fused:
-            self._change(self._taken[old], self.put[new])
+            self._change(self.put[old], self.put[new])
         else:
-            self._change(None, self._taken[old])
+            self._change(self.put[old], None)
             self._change(None, self.put[new])
 
     def restore(self, old: int) -> None:
         """Subtract."""
-        self._change(self._taken[old], self._nothing)
+        self._change(self.put[old], None)
 
-    def _change(self, taken: Sequence[Ready] | None, put: Sequence[Ready]) -> None:
+    def _change(self, taken: Sequence[Ready] | None, put: Sequence[Ready] | None) -> None:
         from lora_lab.linalg.in_place import Change, swap_all
 
         swap_all(
             [
-                Change(module.weight, put[number], None if taken is None else taken[number])
+                Change(
+                    module.weight,
+                    None if put is None else put[number],
+                    None if taken is None else taken[number],
+                )
                 for number, module in enumerate(self.scene.modules)
             ]
         )
@@ -217,27 +214,24 @@ def require_no_dora(scene: SwapScene) -> None:
                 )
 
 
-def ready_updates(scene: SwapScene, number: int | None, strength: float, *, device: str | None = None) -> list[Ready]:
+def ready_updates(scene: SwapScene, number: int | None, *, device: str | None = None) -> list[Ready]:
     """Updates by an adapter of every weight, or by none, on the device of the scene or another."""
     from lora_lab.linalg.in_place import ready
+    from lora_lab.linalg.threads import one_thread
     from lora_lab.linalg.updates import Update
 
-    return [
-        ready(
-            Update(
-                module.name,
-                (module.weight.shape[0], module.weight.shape[1]),
-                [] if number is None else [term_of(part, strength) for part in module.adapters[number]],
-            ),
-            device or scene.device,
-        )
-        for module in scene.modules
-    ]
+    made = []
+    with one_thread():  # many small conversions
+        for module in scene.modules:
+            terms = [] if number is None else [term_of(part) for part in module.adapters[number]]
+            shape = (module.weight.shape[0], module.weight.shape[1])
+            made.append(ready(Update(module.name, shape, terms), device or scene.device))
+    return made
 
 
-def term_of(part: SwapFactors, strength: float = 1.0) -> Term:
+def term_of(part: SwapFactors) -> Term:
     """The same as a term of an update, on the processor, where updates are made."""
     from lora_lab.linalg.updates import Term
 
     magnitude = None if part.magnitude is None else part.magnitude.cpu()
-    return Term(part.lora_A.cpu(), part.lora_B.cpu(), part.scaling, strength, magnitude, part.is_by_column)
+    return Term(part.lora_A.cpu(), part.lora_B.cpu(), part.scaling, 1.0, magnitude, part.is_by_column)

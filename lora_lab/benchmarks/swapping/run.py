@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.benchmarks.copying import COPY as _COPY
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from lora_lab.domain.report import Report
     from lora_lab.extension.contracts import Reader, SwapScene, SwapStrategy
 
+# Before times are taken one block of so many is looked at, of every weight; afterwards all of them.
+_SAMPLED: Final = 8
 # Weights, as much again for what is kept, and some for the work.
 _ROOM: Final = 2.3
 
@@ -171,7 +174,7 @@ def _prepared(bench: _Bench, strategy: SwapStrategy, like: SwapScene | None) -> 
         for _ in range(bench.copies):
             scene = bench.workload.scene(options.device, like)
             with options.attributed(strategy):
-                stall.swappers.append(strategy.prepare(scene, 0))
+                stall.prepare_seconds = bench.measurement.once(partial(stall.prepare, scene))
             stall.scenes.append(scene)
     except (CompatibilityError, PluginError) as error:
         bench.findings.append(Finding("not_usable", f"{quoted(strategy.id)} was left out: {error.message}"))
@@ -189,11 +192,11 @@ def _measure(bench: _Bench, stalls: list[Stall]) -> None:
     trial.warm_up()
     bench.say("checking")
     works = {stall.strategy.id: (stall.scenes[0], stall.swappers[0]) for stall in stalls}
-    found = judged(works, 1, bench.observer)
+    found = judged(works, 1, bench.observer, every=_SAMPLED)
     sound: list[Stall] = []
     for stall in stalls:
         stall.after_first = found[stall.strategy.id]
-        said = [] if stall.failure else list(stall.faults())
+        said = [] if stall.failure else list(stall.faults(bench.workload.delta_norm))
         bench.findings += said
         if not stall.failure and not any(finding.code == WRONG for finding in said):
             sound.append(stall)
@@ -258,7 +261,8 @@ def _judge_last(bench: _Bench, stalls: Sequence[Stall]) -> None:
             stall.after_all = found.get(stall.strategy.id, stall.after_all)
     for stall in stalls:
         with bench.options.attributed(stall.strategy):
-            stall.swappers[0].restore(stall.adapter)
+            restore = partial(stall.swappers[0].restore, stall.adapter)
+            stall.restore_seconds = bench.measurement.once(restore)
     found = judged(works, None, bench.observer)
     for stall in stalls:
         stall.restored = found[stall.strategy.id]
@@ -280,6 +284,8 @@ def _add_row(bench: _Bench, stall: Stall, samples: Sequence[float], bandwidth: f
             "relative_drift": last.relative,
             "differing_fraction": last.differing_fraction,
             "swaps": stall.swaps[0],
+            "prepare_seconds": stall.prepare_seconds,
+            "restore_seconds": stall.restore_seconds,
             "restores_bit_exact": restored.is_exact,
             "is_merged": stall.swappers[0].beside(0) is None,
         }

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+import torch
+
 from lora_lab.benchmarks.memory import peak_bytes_of
 from lora_lab.domain.report import Finding
 from lora_lab.errors import quoted
@@ -36,6 +38,8 @@ class Stall:
     scenes: list[SwapScene]
     swappers: list[Swapper]
     swaps: list[int] = field(default_factory=list)
+    prepare_seconds: float = 0.0
+    restore_seconds: float = 0.0
     failure: str = ""
     peak_bytes: int | None = None
     after_first: Exactness | None = None
@@ -44,6 +48,10 @@ class Stall:
 
     def __post_init__(self) -> None:
         self.swaps = [0] * len(self.scenes)
+
+    def prepare(self, scene: SwapScene) -> None:
+        """Put adapter 0 in."""
+        self.swappers.append(self.strategy.prepare(scene, 0))
 
     def work(self, run: int) -> None:
         """Swap the next set; the very first time, which is not kept, its memory is looked at."""
@@ -66,8 +74,13 @@ class Stall:
         """Weights of one set, and what is kept for them."""
         return sum(module.weight.nbytes for module in self.scenes[0].modules) + self.swappers[0].kept_bytes
 
-    def faults(self) -> Iterator[Finding]:
-        """Say where the first swap did not give what it should, to the bit or to what roundings explain."""
+    def faults(self, delta_norm: float) -> Iterator[Finding]:
+        """Say where the first swap did not give what it should, to the bit or to what roundings explain.
+
+        Parameters
+        ----------
+        delta_norm : ‖ΔA‖_F + ‖ΔB‖_F of all weights; what is rounded is as large as W′ and these
+        """
         found, name = self.after_first, self.strategy.id
         assert found is not None
         if self.strategy.is_exact and not found.is_exact:
@@ -76,24 +89,11 @@ class Stall:
                 f"{quoted(name)} promises every bit, and {found.differing} of {found.elements} weights differ after "
                 f"one swap, relative error {found.relative or 0.0:.2g}.",
             )
-        if not math.sqrt(found.error_square) <= _bound(self.scenes[0]):  # NaN is wrong too
+        eps = max(torch.finfo(module.weight.dtype).eps for module in self.scenes[0].modules)
+        bound = _ROUNDINGS * eps / 2 * (math.sqrt(found.square) + delta_norm)
+        if not math.sqrt(found.error_square) <= bound:  # NaN is wrong too
             yield Finding(
                 WRONG,
                 f"{quoted(name)} got no time: after one swap its relative error is {found.relative or 0.0:.2g}, more "
                 "than roundings explain.",
             )
-
-
-def _bound(scene: SwapScene) -> float:
-    """‖error‖_F that roundings into the stored types explain: of values as large as W′, and ΔA and ΔB besides, are."""
-    import torch
-
-    total = 0.0
-    for module in scene.modules:
-        wide = torch.promote_types(module.weight.dtype, torch.float32)
-        norm = float(torch.linalg.vector_norm(module.weight, dtype=wide))
-        for part in (part for parts in module.adapters for part in parts):
-            A, B = part.lora_A.double().cpu(), part.lora_B.double().cpu()
-            norm += abs(part.scaling) * math.sqrt(max(0.0, float(((B.T @ B) * (A @ A.T)).sum())))
-        total += (_ROUNDINGS * torch.finfo(module.weight.dtype).eps / 2 * norm) ** 2
-    return math.sqrt(total)

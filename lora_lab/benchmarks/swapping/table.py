@@ -27,6 +27,10 @@ STRATEGIES: Final = (
     Column("kept_bytes", "Kept", ColumnKind.BYTES, unit="bytes", formula="besides weights and factors", is_wide=True),
     Column("swaps", "Swaps", ColumnKind.INTEGER, formula="n, of one set of weights", is_wide=True),
     Column("differing_fraction", "Differing", formula="share of the weights after n swaps", is_wide=True),
+    Column(
+        "prepare_seconds", "To prepare", unit="s", formula="once, the merge of the first adapter included", is_wide=True
+    ),
+    Column("restore_seconds", "To give the base back", unit="s", formula="once", is_wide=True),
     Column("restores_bit_exact", "Gives the base back", ColumnKind.VALUE, is_wide=True),
     *SPREAD[2:],
 )

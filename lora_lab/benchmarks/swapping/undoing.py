@@ -42,6 +42,7 @@ class _Undoing(Merged):
     def __init__(self, scene: SwapScene, first: int) -> None:
         from lora_lab.linalg.device import has_float64
         from lora_lab.linalg.residuals import Inverse
+        from lora_lab.linalg.threads import one_thread
 
         require_no_dora(scene)
         if not has_float64(scene.device):
@@ -50,10 +51,11 @@ class _Undoing(Merged):
                 hint="from_copy is exact there.",
             )
         super().__init__(scene, first)
-        self._inverses = [
-            [Inverse(step.update, module.weight.dtype) for module, step in zip(scene.modules, steps, strict=True)]
-            for steps in self.put
-        ]
+        with one_thread():  # many small conversions
+            self._inverses = [
+                [Inverse(step.update, module.weight.dtype) for module, step in zip(scene.modules, steps, strict=True)]
+                for steps in self.put
+            ]
         self._residuals: list[dict[tuple[int, int], KeptResidual]] = []
         for number in range(len(self.put)):
             self._residuals.append({})

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Final, Self
+
+import torch
 
 from lora_lab.analyses.scope import outside_findings, refuse, selected
 from lora_lab.domain.adapter import DeltaKind
@@ -21,8 +25,6 @@ from lora_lab.storage.rows import read_rows
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
-
-    import torch
 
     from lora_lab.domain.adapter import Adapter, Delta
     from lora_lab.domain.base import Base
@@ -111,6 +113,18 @@ class Workload:
             max((one.lora_A.shape[0] for own in self._parts for one in own[number]), default=0)
             for number in range(len(self.names))
         )
+
+    @cached_property
+    def delta_norm(self) -> float:
+        """Σ‖ΔW‖_F over the adapters, of all weights together: ‖s·BA‖_F² = s²·⟨BᵀB, AAᵀ⟩."""
+        total = 0.0
+        for number in range(len(self.names)):
+            square = 0.0
+            for one in (one for own in self._parts for one in own[number]):
+                A, B = one.lora_A.to(torch.float64), one.lora_B.to(torch.float64)
+                square += one.scaling**2 * max(0.0, float(((B.T @ B) * (A @ A.T)).sum()))
+            total += math.sqrt(square)
+        return total
 
     def base_rows(self, number: int, first: int, end: int) -> torch.Tensor:
         """Rows of the base's own weight, read from its file."""
