@@ -7,8 +7,8 @@ import statistics
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_lab.analyses.placing import Placing, is_turned, store_key
-from lora_lab.analyses.scope import adapter_for_base, base_of, change_findings, is_moved, selected
+from lora_lab.analyses.placing import Placing, is_turned, placed, store_key
+from lora_lab.analyses.scope import adapter_for_base, base_of, change_findings, is_moved
 from lora_lab.analyses.summaries import fault_finding
 from lora_lab.analyses.watching import watched
 from lora_lab.domain.parameters import Parameter, ParameterKind
@@ -87,6 +87,11 @@ class Amplify:
     takes_models = False
     base = Need.REQUIRED
 
+    def reads(self, context: AnalysisContext) -> list[TensorRef]:
+        """The weight under each module, once."""
+        placing = placed(context)
+        return [placing.part(delta) for delta in placing.deltas]
+
     def run(self, context: AnalysisContext) -> Report:
         """Compare module by module.
 
@@ -99,7 +104,7 @@ class Amplify:
         """
         adapter = adapter_for_base(context)
         base = base_of(context)
-        placing = Placing(adapter, base, selected(adapter, context.modules))
+        placing = placed(context)
         work = _Work(context, placing, is_moved=is_moved(adapter))
         rows = list(watched(work.rows(), len(placing.deltas), context.observer))
         return Report(

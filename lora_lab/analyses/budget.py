@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from lora_lab.analyses.budget_shapes import Matrix, Model
+    from lora_lab.domain.tensors import TensorRef
     from lora_lab.extension.contracts import AnalysisContext
 
 FROZEN_BYTES: Final = 2
@@ -79,6 +80,11 @@ class Budget:
     takes_models = True
     base = Need.NO
     is_on_processor = True
+
+    def reads(self, context: AnalysisContext) -> list[TensorRef]:
+        """None: headers say all shapes."""
+        del context
+        return []
 
     def run(self, context: AnalysisContext) -> Report:
         """Count, in integers.

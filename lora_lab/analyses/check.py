@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lora_lab.domain.base import Base
     from lora_lab.domain.matching import Match
     from lora_lab.domain.parameters import Parameter
+    from lora_lab.domain.tensors import TensorRef
     from lora_lab.extension.contracts import AnalysisContext
 
 _MODULE: Final = Column("module", "Module", ColumnKind.TEXT)
@@ -64,6 +65,11 @@ class Check:
     takes_models = False
     base = Need.REQUIRED
     is_on_processor = True
+
+    def reads(self, context: AnalysisContext) -> list[TensorRef]:
+        """None: headers say where modules land."""
+        del context
+        return []
 
     def run(self, context: AnalysisContext) -> Report:
         """Look for each module's place.

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     import torch
 
-    from lora_lab.analyses.checkpoint_pairs import Matrix, Pairs
+    from lora_lab.analyses.checkpoint_pairs import Matrix, Other, Pairs
     from lora_lab.domain.parameters import Parameter
+    from lora_lab.domain.tensors import TensorRef
     from lora_lab.extension.contracts import AnalysisContext
     from lora_lab.linalg.dense import Change, ChangeSpectrum
 
@@ -48,6 +49,16 @@ class Intrinsic:
     base = Need.NO
     is_on_processor = True
 
+    def reads(self, context: AnalysisContext) -> list[TensorRef]:
+        """Both tensors of every matrix, a tensor of experts once, then those of the vectors."""
+        base, finetuned = _checkpoints(context)
+        pairs = pair_checkpoints(base, finetuned)
+        wanted: list[TensorRef] = []
+        for matrix in _selected(pairs, base, finetuned, context.modules):
+            if wanted[-2:] != [matrix.before, matrix.after]:
+                wanted += (matrix.before, matrix.after)
+        return wanted + [ref for other in _vectors(pairs, context) for ref in (other.before, other.after)]
+
     def run(self, context: AnalysisContext) -> Report:
         """Compare two full checkpoints of one model.
 
@@ -65,12 +76,12 @@ class Intrinsic:
         O(rows·columns·min(rows, columns)) time for each matrix. Memory: both tensors as stored, and about four float64
         squares of the smaller side, for as many matrices side by side as 1 GiB has room for, at least one.
         """
-        base, finetuned = (_checkpoint(subject) for subject in context.subjects)
+        base, finetuned = _checkpoints(context)
         pairs = pair_checkpoints(base, finetuned)
         matrices = _selected(pairs, base, finetuned, context.modules)
         failures: dict[str, str] = {}
         rows = list(watched(_rows(matrices, context, failures), len(matrices), context.observer))
-        others = _others(pairs, context) if not context.modules else (None, None, None)
+        others = _others(_vectors(pairs, context), context) if not context.modules else (None, None, None)
         return Report(
             command=self.id,
             title=f"{finetuned.name} − {base.name}",
@@ -84,6 +95,11 @@ class Intrinsic:
             ),
             findings=tuple(_findings(pairs, rows, failures)),
         )
+
+
+def _checkpoints(context: AnalysisContext) -> tuple[Base, Base]:
+    base, finetuned = (_checkpoint(subject) for subject in context.subjects)
+    return base, finetuned
 
 
 def _checkpoint(subject: object) -> Base:
@@ -214,12 +230,17 @@ def _ranks(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _others(pairs: Pairs, context: AnalysisContext) -> _Others:
+def _vectors(pairs: Pairs, context: AnalysisContext) -> Sequence[Other]:
+    """What is not a matrix; left out where only some modules are asked for."""
+    return () if context.modules else pairs.others
+
+
+def _others(vectors: Sequence[Other], context: AnalysisContext) -> _Others:
     """How many vectors and scalars there are, the norm of the base's, and that of their change."""
     from lora_lab.linalg.dense import change_norms
 
     norms = []
-    for other in pairs.others:
+    for other in vectors:
         stop_if_cancelled(context.observer)
         norms.append(change_norms(context.reader.tensor(other.before), context.reader.tensor(other.after)))
     base, update = (math.hypot(*(pair[place] for pair in norms)) for place in (0, 1))

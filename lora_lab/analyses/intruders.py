@@ -6,8 +6,8 @@ from math import prod
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lora_lab.analyses.pairs import listed, module_finding
-from lora_lab.analyses.placing import Placing, is_turned, store_key
-from lora_lab.analyses.scope import adapter_for_base, base_of, change_findings, is_moved, selected
+from lora_lab.analyses.placing import Placing, is_turned, placed, store_key
+from lora_lab.analyses.scope import adapter_for_base, base_of, change_findings, is_moved
 from lora_lab.analyses.summaries import fault_finding
 from lora_lab.analyses.watching import watched
 from lora_lab.domain.parameters import Parameter, ParameterKind
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from lora_lab.domain.adapter import Delta
+    from lora_lab.domain.tensors import TensorRef
     from lora_lab.extension.contracts import AnalysisContext, ArrayStore
     from lora_lab.linalg.decompositions import Merged
     from lora_lab.linalg.tridiagonal import TridiagonalProcesses
@@ -100,6 +101,11 @@ class Intruders:
     takes_models = False
     base = Need.REQUIRED
 
+    def reads(self, context: AnalysisContext) -> list[TensorRef]:
+        """The weight under each module, once."""
+        placing = placed(context)
+        return [placing.part(delta) for delta in placing.deltas]
+
     def run(self, context: AnalysisContext) -> Report:
         """Decompose each weight once, or take its decomposition from the store, and compare.
 
@@ -117,7 +123,7 @@ class Intruders:
         """
         adapter = adapter_for_base(context)
         base = base_of(context)
-        placing = Placing(adapter, base, selected(adapter, context.modules))
+        placing = placed(context)
         work = _Work(context, placing, is_moved=is_moved(adapter))
         rows = list(watched(work.rows(), len(placing.deltas), context.observer))
         return Report(

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_lab.analyses.scope import adapter_for_base, base_of, selected
 from lora_lab.domain.adapter import DeltaKind
 from lora_lab.domain.dtypes import DType
 from lora_lab.domain.matching import match_modules
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from lora_lab.domain.adapter import Adapter, Delta
     from lora_lab.domain.base import Base
     from lora_lab.domain.tensors import TensorRef
-    from lora_lab.extension.contracts import Factors
+    from lora_lab.extension.contracts import AnalysisContext, Factors
 
 _PLAIN: Final = frozenset({DType.F64, DType.F32, DType.F16, DType.BF16})
 
@@ -95,6 +96,19 @@ class Placing:
                 module,
             )
         return None
+
+
+def placed(context: AnalysisContext) -> Placing:
+    """The modules that the context is about, of its one adapter, on the weights of its base.
+
+    Raises
+    ------
+    AdapterError, CompatibilityError
+        as :func:`~lora_lab.analyses.scope.adapter_for_base`, :func:`~lora_lab.analyses.scope.base_of` and
+        :class:`Placing`.
+    """
+    adapter = adapter_for_base(context)
+    return Placing(adapter, base_of(context), selected(adapter, context.modules))
 
 
 def is_turned(factors: Factors, stored: Sequence[int]) -> bool:

@@ -13,6 +13,7 @@ import click
 from lora_lab.cli.arranging import ARRANGING
 from lora_lab.cli.changing import CHANGING
 from lora_lab.cli.context import (
+    DRY_RUN_HELP,
     OpenApplication,
     emit,
     make_session,
@@ -180,6 +181,7 @@ def report_command(
 @click.argument("sources", nargs=-1, metavar="[SRC]...")
 @click.option("--base", metavar="BASE", help="The base model.")
 @click.option("--param", "parameters", multiple=True, metavar="K=V", help="A parameter; may be repeated.")
+@click.option("--dry-run", is_flag=True, help=DRY_RUN_HELP)
 @module_option
 @session_options
 @output_options
@@ -189,6 +191,8 @@ def analyze_command(
     base: str | None,
     parameters: Sequence[str],
     modules: Sequence[str],
+    *,
+    dry_run: bool,
     **options: Any,
 ) -> int:
     """Run any analysis, a plugin's too."""
@@ -197,7 +201,13 @@ def analyze_command(
     report = watched(
         options,
         lambda watcher: session.analyze(
-            analysis, sources, base=base, parameters=values, modules=modules, observer=watcher
+            analysis,
+            sources,
+            base=base,
+            parameters=values,
+            modules=modules,
+            dry_run=dry_run,
+            observer=watcher,
         ),
     )
     emit(report, options)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 OpenApplication = Callable[[dict[str, Any], list[str], str | None], int]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+DRY_RUN_HELP = "Say how many bytes of a model on the Hub would be fetched; compute nothing."
 _BAR_SECONDS = 0.1
 _SESSION_OPTIONS = (
     "device",
@@ -84,6 +86,11 @@ def stacked(command: Command, options: Sequence[Callable[[Any], Any]]) -> Comman
 
 
 module_option = click.option("--module", "modules", multiple=True, metavar="GLOB", help="Only these; may be repeated.")
+
+
+def dry_run_option() -> click.Option:
+    """Of commands that read models, which may be read in parts."""
+    return click.Option(["--dry-run"], is_flag=True, help=DRY_RUN_HELP)
 
 
 def picked(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,6 +160,7 @@ class Progress:
         self._start = time.monotonic()
         self._last = 0.0
         self._was_shown = False
+        self._is_stopping = False
 
     def advance(self, done: int, total: int, what: str = "") -> None:
         """Redraw, at most ten times a second."""
@@ -175,8 +183,13 @@ class Progress:
         """Printed with the rest."""
 
     def is_cancelled(self) -> bool:
-        """Ctrl-C raises by itself."""
-        return False
+        """Whether there was a Ctrl-C: threads that wait for something look here, while the first one leaves."""
+        return self._is_stopping
+
+    def interrupt(self, *_: object) -> NoReturn:
+        """End the work at a Ctrl-C."""
+        self._is_stopping = True
+        raise KeyboardInterrupt
 
     def clear(self) -> None:
         """Take the line away."""
@@ -187,7 +200,12 @@ class Progress:
 def watched(options: Mapping[str, Any], work: Callable[[Progress], Report], *, is_bytes: bool = False) -> Report:
     """Do `work` with progress on stderr, which is taken away at the end."""
     progress = Progress(options, is_bytes=is_bytes)
+    is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_ours:
+        signal.signal(signal.SIGINT, progress.interrupt)
     try:
         return work(progress)
     finally:
+        if is_ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         progress.clear()

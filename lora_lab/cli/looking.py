@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from lora_lab.cli.context import emit, make_session, module_option, output_options, session_options, watched
+from lora_lab.cli.context import (
+    dry_run_option,
+    emit,
+    make_session,
+    module_option,
+    output_options,
+    session_options,
+    watched,
+)
 from lora_lab.cli.declared import option_of
 from lora_lab.cli.exits import Exit
 from lora_lab.extension.contracts import Need
@@ -56,6 +64,8 @@ def _command(analysis: Analysis) -> click.Command:
         need = "needed" if analysis.base is Need.REQUIRED else "optional"
         parameters.append(click.Option(["--base"], metavar="BASE", help=f"The base model; {need}."))
     parameters += [option_of(name, parameter) for name, parameter in own.items()]
+    if has_base or analysis.takes_models:
+        parameters.append(dry_run_option())
     if analysis.id in _ASKED:
         parameters.append(click.Option(["--exit-code"], is_flag=True, help="Exit 1 when they differ."))
 
@@ -64,6 +74,7 @@ def _command(analysis: Analysis) -> click.Command:
         modules: Sequence[str],
         base: str | None = None,
         exit_code: bool = False,
+        dry_run: bool = False,
         **options: Any,
     ) -> int:
         session = make_session(options)
@@ -75,6 +86,7 @@ def _command(analysis: Analysis) -> click.Command:
                 base=base,
                 parameters={parameter.id: options[name] for name, parameter in own.items()},
                 modules=modules,
+                dry_run=dry_run,
                 observer=watcher,
             ),
         )

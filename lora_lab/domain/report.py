@@ -86,6 +86,22 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class PartialRead:
+    """What was moved to read parts of files that are elsewhere.
+
+    etags : file name to what its store calls the whole content
+    """
+
+    etags: Mapping[str, str]
+    fetched_bytes: int
+    requests: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Contract form."""
+        return {"etags": dict(self.etags), "fetched_bytes": self.fetched_bytes, "requests": self.requests}
+
+
+@dataclass(frozen=True, slots=True)
 class InputRecord:
     """What was read: as typed, where it was, and the sha256 of the bytes."""
 
@@ -93,11 +109,16 @@ class InputRecord:
     path: str
     sha256: Mapping[str, str] = field(default_factory=dict)  # file name to digest
     revision: str | None = None
+    partial: PartialRead | None = None  # None: all of it was on this machine
 
     def to_json(self) -> dict[str, Any]:
         """Contract form."""
-        shown = {"locator": self.locator, "path": self.path, "sha256": dict(self.sha256)}
-        return shown if self.revision is None else {**shown, "revision": self.revision}
+        shown: dict[str, Any] = {"locator": self.locator, "path": self.path, "sha256": dict(self.sha256)}
+        if self.revision is not None:
+            shown["revision"] = self.revision
+        if self.partial is not None:
+            shown["partial"] = self.partial.to_json()
+        return shown
 
 
 @dataclass(frozen=True, slots=True)

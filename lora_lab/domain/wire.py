@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from lora_lab.domain.report import Column, ColumnKind, Finding, InputRecord, Report, Scalars, Table
+from lora_lab.domain.report import Column, ColumnKind, Finding, InputRecord, PartialRead, Report, Scalars, Table
 
 
 def report_to_wire(report: Report) -> dict[str, Any]:
@@ -27,10 +27,15 @@ def report_from_wire(document: dict[str, Any]) -> Report:
             for group in document["scalars"]
         ),
         findings=tuple(Finding(**finding) for finding in document["findings"]),
-        inputs=tuple(InputRecord(**record) for record in document["inputs"]),
+        inputs=tuple(_input(record) for record in document["inputs"]),
         parameters=document["parameters"],
         verdict=document["verdict"],
     )
+
+
+def _input(document: dict[str, Any]) -> InputRecord:
+    partial = document.get("partial")
+    return InputRecord(**{**document, "partial": None if partial is None else PartialRead(**partial)})
 
 
 def _columns(documents: list[dict[str, Any]]) -> tuple[Column, ...]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from lora_lab.domain.adapter import Adapter
     from lora_lab.extension.contracts import AdapterFormat, ReadOptions
+    from lora_lab.storage.shards import Checkpoint
 
 _CONFIGURATION: Final = "config.json"
 
@@ -67,16 +68,34 @@ def open_base(path: Path, *, locator: str = "", name: str = "", follow_symlinks:
     checkpoint = read_checkpoint(path, follow_symlinks=follow_symlinks)
     folder = path if path.is_dir() else path.parent
     config = folder / _CONFIGURATION
-    document = _settings(config) if config.is_file() else {}
-    return Base(
-        name=name or folder.resolve().name,
+    return base_of(
+        checkpoint,
+        config if config.is_file() else None,
         locator=locator or str(path),
-        path=str(path),
+        name=name or folder.resolve().name,
+    )
+
+
+def base_of(
+    checkpoint: Checkpoint, config: Path | None, *, locator: str, name: str, revision: str | None = None
+) -> Base:
+    """Make a Base of a checkpoint whose headers are read, and of the ``config.json`` beside it, where there is one.
+
+    Raises
+    ------
+    FileFormatError
+        `config` is no JSON object.
+    """
+    return Base(
+        name=name,
+        locator=locator,
+        path=checkpoint.path,
         tensors=checkpoint.tensors,
         shards=checkpoint.shards,
-        configuration=document,
+        configuration={} if config is None else _settings(config),
         metadata=checkpoint.metadata,
         findings=checkpoint.findings,
+        revision=revision,
     )
 
 

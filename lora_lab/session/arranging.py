@@ -79,7 +79,7 @@ class Arranging(ABC):
         """Open an adapter."""
 
     @abstractmethod
-    def base(self, locator: str, *, observer: Observer | None = None) -> Base:
+    def base(self, locator: str, *, whole: bool = False, observer: Observer | None = None) -> Base:
         """Open a model."""
 
     def combine(
@@ -303,7 +303,7 @@ class Arranging(ABC):
 
     def _behind(self, cut: Cut, observer: Observer | None) -> Base | None:
         locator = cut.get("base")
-        return None if locator is None else self.base(locator, observer=InMebibytes(observer))
+        return None if locator is None else self.base(locator, whole=True, observer=InMebibytes(observer))
 
     def _hashed(self, *subjects: Adapter | Base | None, skipped: bool = False) -> Hashing:
         """Hash all that a receipt tells of, whole, as a replay does."""

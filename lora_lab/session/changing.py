@@ -56,11 +56,11 @@ class Changing(ABC):
         """Open an adapter."""
 
     @abstractmethod
-    def base(self, locator: str, *, observer: Observer | None = None) -> Base:
+    def base(self, locator: str, *, whole: bool = False, observer: Observer | None = None) -> Base:
         """Open a model."""
 
     @abstractmethod
-    def open(self, locator: str, *, observer: Observer | None = None) -> Adapter | Base:
+    def open(self, locator: str, *, whole: bool = False, observer: Observer | None = None) -> Adapter | Base:
         """Open whatever is there."""
 
     def merge(
@@ -102,7 +102,7 @@ class Changing(ABC):
         if not adapters:
             raise LoraLabError("There is nothing to merge, expected at least one adapter.")
         opened = [self.adapter(locator, observer=observer) for locator in adapters]
-        model = self.base(base, observer=observer)
+        model = self.base(base, whole=True, observer=observer)
         with self._hashing(*opened, model, skipped=dry_run) as hashing:
             return merge(
                 opened,
@@ -146,7 +146,7 @@ class Changing(ABC):
 
         opened = [self.adapter(locator, observer=observer) for locator in adapters]
         options = self._options(how, allow_nonfinite=allow_nonfinite)
-        model = self.base(base, observer=observer)
+        model = self.base(base, whole=True, observer=observer)
         reader = FactorReader(allow_nonfinite=allow_nonfinite)
         return merged_state_dict(opened, model, reader=reader, options=options, device=device, observer=observer)
 
@@ -186,10 +186,10 @@ class Changing(ABC):
         from lora_lab.formats.factors import FactorReader
         from lora_lab.operations.unmerge import unmerge
 
-        model = self.base(merged, observer=observer)
+        model = self.base(merged, whole=True, observer=observer)
         kept = _opened(undo)
         opened = [self.adapter(locator, observer=observer) for locator in adapters or (kept.locators if kept else ())]
-        behind = None if base is None else self.base(base, observer=observer)
+        behind = None if base is None else self.base(base, whole=True, observer=observer)
         with self._hashing(*opened, model, behind, skipped=dry_run) as hashing:
             return unmerge(
                 model,
@@ -245,10 +245,10 @@ class Changing(ABC):
         from lora_lab.formats.factors import FactorReader
         from lora_lab.operations.swap import swap
 
-        model = self.base(merged, observer=observer)
+        model = self.base(merged, whole=True, observer=observer)
         old = [self.adapter(locator, observer=observer) for locator in from_adapters]
         new = [self.adapter(locator, observer=observer) for locator in to_adapters]
-        behind = None if base is None else self.base(base, observer=observer)
+        behind = None if base is None else self.base(base, whole=True, observer=observer)
         with self._hashing(*old, *new, model, behind, skipped=dry_run) as hashing:
             return swap(
                 model,

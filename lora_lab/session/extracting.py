@@ -65,7 +65,7 @@ class Extracting(Proving):
             seed=self.seed if seed is None else seed,
             modules=tuple(modules),
         )
-        before, after = self.base(base, observer=observer), self.base(finetuned, observer=observer)
+        before, after = (self.base(one, whole=True, observer=observer) for one in (base, finetuned))
         with self._hashing(before, after, skipped=dry_run) as hashing:
             return extract(
                 before,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_lab.domain.modules import select_modules
 from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
 from lora_lab.errors import quoted
+from lora_lab.session.partial import partial_findings
 from lora_lab.session.raw_floats import is_finite, is_zero
 from lora_lab.session.records import record_of
 from lora_lab.storage.reading import read_bytes
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from lora_lab.domain.adapter import Adapter
     from lora_lab.domain.base import Base
+    from lora_lab.sources.remote import RemoteModel
 
 _LOOKED_AT_BYTES: Final = 1 << 30
 
@@ -107,8 +109,8 @@ def inspect_adapter(adapter: Adapter, globs: Sequence[str] = ()) -> Report:
     )
 
 
-def inspect_base(base: Base, globs: Sequence[str] = ()) -> Report:
-    """Report on a checkpoint from the headers of its shards."""
+def inspect_base(base: Base, globs: Sequence[str] = (), *, remote: Sequence[RemoteModel] = ()) -> Report:
+    """Report on a checkpoint from the headers of its shards; `remote` are models that are read in parts."""
     shown = set(select_modules(tuple(base.tensors), globs))
     architectures = base.configuration.get("architectures")
     values = {
@@ -128,8 +130,8 @@ def inspect_base(base: Base, globs: Sequence[str] = ()) -> Report:
         title=base.name,
         tables=(Table("modules", "Tensors", _TENSORS, tensors),),
         scalars=(Scalars("", "Checkpoint", _BASE, values),),
-        findings=base.findings,
-        inputs=(record_of(base, headers_only=True),),
+        findings=(*base.findings, *partial_findings(remote)),
+        inputs=(record_of(base, headers_only=True, remote=remote),),
     )
 
 

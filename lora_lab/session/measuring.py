@@ -60,7 +60,7 @@ class Measuring(ABC):
         """Open an adapter."""
 
     @abstractmethod
-    def base(self, locator: str) -> Base:
+    def base(self, locator: str, *, whole: bool = False, observer: Observer | None = None) -> Base:
         """Open a model."""
 
     def bench_swap(
@@ -111,7 +111,7 @@ class Measuring(ABC):
             seed=self.seed,
             attributed=lambda one: attributed("strategy", one.id, self.registry.plugin_of("strategies", one.id)),
         )
-        opened, model = [self.adapter(locator) for locator in adapters], self.base(base)
+        opened, model = [self.adapter(locator) for locator in adapters], self.base(base, whole=True)
         report = bench_swap(opened, model, chosen, reader=FactorReader(), options=options, observer=observer)
         # After the work, which hashing would disturb; large weights are known by their headers.
         read: list[Adapter | Base] = [*opened, model]

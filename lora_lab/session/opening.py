@@ -9,12 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_lab.domain.progress import Unwatched
 from lora_lab.domain.report import Finding
-from lora_lab.errors import LoraLabError
+from lora_lab.errors import AdapterError, LoraLabError, quoted
 from lora_lab.extension.contracts import ReadOptions
 from lora_lab.formats.opening import is_configuration, open_adapter, open_base, open_configuration
 from lora_lab.session import listing
 from lora_lab.session.guarded import guarded_formats
+from lora_lab.session.partial import opened
 from lora_lab.session.placing import Place, existing
 from lora_lab.sources.hub_cache import commit_of
 from lora_lab.sources.locators import parse
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from lora_lab.domain.progress import Observer
     from lora_lab.extension.registry import Registry
     from lora_lab.sources.hub import Hub
+    from lora_lab.sources.remote import RemoteModel
 
 
 class Opening(ABC):
@@ -36,6 +39,7 @@ class Opening(ABC):
     follow_symlinks: bool
     alpha: float | None
     _cache_folder: Path | None
+    _remote_models: dict[str, RemoteModel]  # those that were opened, by place
 
     @property
     @abstractmethod
@@ -63,6 +67,10 @@ class Opening(ABC):
         LoraLabError
             nothing there, or not an adapter that can be read; one sentence and the next step.
         """
+        if not parse(locator).is_local and self._is_checkpoint(locator):
+            raise AdapterError(
+                f"{quoted(locator)} is a full checkpoint, expected an adapter.", hint="Give a model as --base."
+            )
         found = self._place(locator, observer=observer)
         place = found.path
         options = ReadOptions(
@@ -81,21 +89,46 @@ class Opening(ABC):
         findings = (*found.findings, *adapter.findings, *(Finding("plugin_failed", mishap) for mishap in mishaps))
         return replace(adapter, findings=findings, revision=found.commit or adapter.revision)
 
-    def base(self, locator: str, *, observer: Observer | None = None) -> Base:
-        """Open a base model or a full fine-tune: headers of all its shards; a ``config.json`` alone has no tensors."""
+    def base(self, locator: str, *, whole: bool = False, observer: Observer | None = None) -> Base:
+        """Open a base model or a full fine-tune: headers of all its shards; a ``config.json`` alone has no tensors.
+
+        Parameters
+        ----------
+        whole : have all files on this machine; without, only the headers of a model on the Hub are fetched, and its
+            tensors when an analysis reads them
+        observer : told of bytes that are fetched
+
+        Raises
+        ------
+        LoraLabError
+            nothing there, or not a model that can be read; one sentence and the next step.
+        """
+        model = None if whole else self._in_parts(locator, observer)
+        if model is not None:
+            self._remote_models[model.place] = model
+            return opened(model, locator, observer or Unwatched())
         found = self._place(locator, observer=observer)
         place = found.path
         if is_configuration(place) and not listing.is_checkpoint(place):
-            opened = open_configuration(place, locator=locator)
+            base = open_configuration(place, locator=locator)
         else:
-            opened = open_base(place, locator=locator)
-        return replace(opened, findings=(*found.findings, *opened.findings), revision=found.commit or opened.revision)
+            base = open_base(place, locator=locator)
+        return replace(base, findings=(*found.findings, *base.findings), revision=found.commit or base.revision)
 
-    def open(self, locator: str, *, observer: Observer | None = None) -> Adapter | Base:
-        """Open whatever is there: an adapter where a format knows one, else a checkpoint."""
+    def open(self, locator: str, *, whole: bool = False, observer: Observer | None = None) -> Adapter | Base:
+        """Open whatever is there: an adapter where a format knows one, else a checkpoint, `whole` as for one."""
         if self._is_checkpoint(locator):
-            return self.base(locator, observer=observer)
+            return self.base(locator, whole=whole, observer=observer)
         return self.adapter(locator, observer=observer)
+
+    def _in_parts(self, locator: str, observer: Observer | None) -> RemoteModel | None:
+        """The model on the Hub that is read in parts; None for what is here, or is fetched whole."""
+        found = parse(locator)
+        if found.is_local:
+            return None
+        from lora_lab.sources.hub_models import remote_model
+
+        return remote_model(found, self.hub, self._cache_folder, observer)
 
     def _is_checkpoint(self, locator: str) -> bool:
         """Whether a locator is that of a full model, from names alone: nothing is fetched to find out."""

@@ -61,9 +61,9 @@ class Proving(Changing):
         from lora_lab.formats.factors import FactorReader
         from lora_lab.operations.verify import verify
 
-        model = self.base(merged, observer=observer)
+        model = self.base(merged, whole=True, observer=observer)
         opened = [self.adapter(locator, observer=observer) for locator in adapters]
-        behind = None if base is None else self.base(base, observer=observer)
+        behind = None if base is None else self.base(base, whole=True, observer=observer)
         strengths = tuple(how.get("strengths", ()))
         is_told = any(value for name, value in how.items() if name != "strengths")
         with self._hashing(*opened, model, behind) as hashing:
@@ -127,4 +127,4 @@ class Proving(Changing):
         )
 
     def _record(self, locator: str) -> InputRecord:
-        return record_of(self.open(locator), is_whole=True, fingerprints=Fingerprints(self._cache_folder))
+        return record_of(self.open(locator, whole=True), is_whole=True, fingerprints=Fingerprints(self._cache_folder))

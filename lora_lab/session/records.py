@@ -6,20 +6,23 @@ import hashlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from lora_lab.domain.adapter import Adapter
-from lora_lab.domain.report import InputRecord
+from lora_lab.domain.report import InputRecord, PartialRead
 from lora_lab.storage.cache import JsonCache
 from lora_lab.storage.files import require_unchanged, sha256_of, stamp
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from lora_lab.domain.base import Base
     from lora_lab.domain.report import Report
+    from lora_lab.domain.tensors import FileStamp
+    from lora_lab.sources.remote import RemoteModel
 
 # A checkpoint larger than this is known by the headers of its shards where an analysis reads a part of it.
 _HASHED_WHOLE_BYTES: Final = 1 << 30
@@ -59,6 +62,7 @@ def record_of(
     headers_only: bool = False,
     is_whole: bool = False,
     fingerprints: Fingerprints | None = None,
+    remote: Sequence[RemoteModel] = (),
 ) -> InputRecord:
     """Hash what was read of `subject`.
 
@@ -67,17 +71,24 @@ def record_of(
     headers_only : hash headers and configuration, not weights; the names then end in ``#header``
     is_whole : hash weights however large they are
     fingerprints : what is known of files
+    remote : models that are read in parts; of `subject`, where it is one, the headers are known and nothing is hashed
     """
     known = fingerprints or Fingerprints(None)
     stamps = subject.files if isinstance(subject, Adapter) else subject.shards
     is_large = not is_whole and sum(one.size_bytes for one in stamps) > _HASHED_WHOLE_BYTES
+    part = next((model for model in remote if model.place == subject.path), None)
     digests = {}
     for one in stamps:
         path = Path(one.path)
-        if path.suffix == ".safetensors" and (headers_only or is_large):
+        if one.is_remote:
+            if part is not None:
+                digests[f"{path.name}#header"] = part.header_sha256[one.path]
+        elif path.suffix == ".safetensors" and (headers_only or is_large):
             digests[f"{path.name}#header"] = _header_digest(path)
         else:
             digests[path.name] = known.of(path)
+    if part is not None:
+        return InputRecord(subject.locator, subject.path, digests, subject.revision, _moved(part, stamps))
     place = str(Path(subject.path).absolute())  # a receipt is read from another folder than the one it was made in
     return InputRecord(subject.locator, place, digests, subject.revision)
 
@@ -88,6 +99,7 @@ class Hashing:
     Parameters
     ----------
     is_whole, fingerprints : as of :func:`record_of`
+    remote : models that are read in parts: what was moved of them is known at the end alone
     """
 
     def __init__(
@@ -96,10 +108,15 @@ class Hashing:
         *,
         is_whole: bool = False,
         fingerprints: Fingerprints | None = None,
+        remote: Sequence[RemoteModel] = (),
     ) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="hashing")
-        self._records = [
-            self._pool.submit(record_of, subject, is_whole=is_whole, fingerprints=fingerprints) for subject in subjects
+        places = {model.place for model in remote}
+        self._records: list[Callable[[], InputRecord]] = [
+            partial(record_of, subject, remote=remote)
+            if subject.path in places
+            else self._pool.submit(record_of, subject, is_whole=is_whole, fingerprints=fingerprints).result
+            for subject in subjects
         ]
 
     def __enter__(self) -> Self:
@@ -110,11 +127,17 @@ class Hashing:
 
     def records(self) -> tuple[InputRecord, ...]:
         """What was read, once all of it is hashed."""
-        return tuple(record.result() for record in self._records)
+        return tuple(record() for record in self._records)
 
     def stamp(self, report: Report, parameters: Mapping[str, Any]) -> Report:
         """`report` with its inputs and parameters filled in."""
         return replace(report, inputs=self.records(), parameters={**parameters, **report.parameters})
+
+
+def _moved(model: RemoteModel, stamps: Sequence[FileStamp]) -> PartialRead:
+    traffic = model.reader.traffic
+    etags = {Path(one.path).name: one.etag for one in stamps if one.is_remote}
+    return PartialRead(etags, traffic.bytes, traffic.requests + traffic.resolved)
 
 
 def _header_digest(path: Path) -> str:

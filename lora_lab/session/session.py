@@ -3,49 +3,38 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_lab.domain.base import Base
-from lora_lab.domain.parameters import parse_parameters
-from lora_lab.domain.progress import Unwatched
-from lora_lab.domain.report import Finding
 from lora_lab.errors import LoraLabError, PluginError, quoted
-from lora_lab.extension.contracts import AnalysisContext, Need, OnProcessor
 from lora_lab.extension.registry import Registry, load_registry
-from lora_lab.formats.opening import is_configuration
 from lora_lab.session import listing
 from lora_lab.session.arranging import Arranging
 from lora_lab.session.extracting import Extracting
-from lora_lab.session.guarded import attributed, checked_report
+from lora_lab.session.guarded import attributed
 from lora_lab.session.inspection import inspect_adapter, inspect_base
 from lora_lab.session.library import Library, scan_repository
+from lora_lab.session.looking import Looking
 from lora_lab.session.measuring import Measuring
 from lora_lab.session.opening import Opening
+from lora_lab.session.partial import parts_of
 from lora_lab.session.placing import InMebibytes, existing
 from lora_lab.session.pulling import Pulling
 from lora_lab.session.pushing import Pushing
-from lora_lab.session.records import Hashing
-from lora_lab.session.results import Results, code_stamp, with_store
 from lora_lab.sources.locators import parse
 from lora_lab.storage.folders import cache_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from lora_lab.domain.adapter import Adapter
     from lora_lab.domain.library import LibraryEntry
     from lora_lab.domain.progress import Observer
     from lora_lab.domain.report import Report
-    from lora_lab.extension.contracts import Analysis, ArrayStore
-
-# Every left-singular vector of a base of a billion parameters, in float32, and as much again.
-_ARRAY_BYTES = 4 << 30
 
 
-class Session(Opening, Arranging, Extracting, Measuring, Pulling, Pushing):
+class Session(Opening, Looking, Arranging, Extracting, Measuring, Pulling, Pushing):
     """Opens, lists and analyses adapters and bases.
 
     Parameters
@@ -91,6 +80,7 @@ class Session(Opening, Arranging, Extracting, Measuring, Pulling, Pushing):
         self.load_plugins = plugins
         self.send_token_to = tuple(send_token_to)
         self._cache_folder = cache_folder() if cache else None
+        self._remote_models = {}
 
     @cached_property
     def registry(self) -> Registry:
@@ -131,73 +121,13 @@ class Session(Opening, Arranging, Extracting, Measuring, Pulling, Pushing):
         modules : globs that restrict the rows; none means all
         """
         subject = self.open(locator, observer=InMebibytes(observer))
-        return inspect_base(subject, modules) if isinstance(subject, Base) else inspect_adapter(subject, modules)
+        if not isinstance(subject, Base):
+            return inspect_adapter(subject, modules)
+        return inspect_base(subject, modules, remote=parts_of([subject], self._remote_models))
 
     def spectrum(self, locator: str, *, modules: Sequence[str] = (), observer: Observer | None = None) -> Report:
         """Compute the singular values of every module's ΔW, and what follows from them."""
         return self.analyze("spectrum", [locator], modules=modules, observer=observer)
-
-    def analyze(
-        self,
-        id: str,  # noqa: A002 - the field's own name
-        locators: Sequence[str],
-        *,
-        base: str | None = None,
-        parameters: Mapping[str, Any] | None = None,
-        modules: Sequence[str] = (),
-        observer: Observer | None = None,
-    ) -> Report:
-        """Run any analysis, a plugin's too.
-
-        Parameters
-        ----------
-        id : of an entry of ``registry.analyses``
-        locators : the subjects
-        base : locator of the base model
-        parameters : values, or texts as a person types them
-        modules : globs; none means all
-        observer : told of progress and of rows as they are ready
-
-        Raises
-        ------
-        LoraLabError
-            no such analysis, too few or too many inputs, a base missing, or what the analysis itself refuses.
-        PluginError
-            a plugin's analysis failed.
-        """
-        analysis = self._analysis(id)
-        _check_inputs(analysis, locators, base)
-        values = parse_parameters(analysis.parameters, parameters or {})
-        fetching = InMebibytes(observer)
-        subjects = tuple(self._subject(analysis, locator, fetching) for locator in locators)
-        base_model = self.base(base, observer=fetching) if base is not None else None
-        everything = (*subjects, *([base_model] if base_model else []))
-        owner = self.registry.plugin_of("analyses", id)
-        results = Results(self._cache_folder, f"{owner.origin} {code_stamp(type(analysis).__module__)}")
-        key = results.key(id, everything, values, modules, self.device, self.seed)
-        remembered = results.get(key)
-        if remembered is not None:
-            return with_store(remembered, self._store())
-        from lora_lab.formats.factors import FactorReader
-
-        context = AnalysisContext(
-            subjects=subjects,
-            reader=FactorReader(),
-            base=base_model,
-            parameters=dict(values),
-            modules=tuple(modules),
-            device=self._device_for(analysis),
-            seed=self.seed,
-            observer=observer or Unwatched(),
-            store=self._store(),
-        )
-        with Hashing(everything) as hashing:
-            with attributed("analysis", id, owner):
-                report = analysis.run(context)
-            report = hashing.stamp(checked_report(report, "analysis", id, owner), values)
-        report = replace(report, findings=(*report.findings, *self._device_findings(analysis)))
-        results.put(key, report)
-        return report
 
     def report(
         self,
@@ -238,44 +168,6 @@ class Session(Opening, Arranging, Extracting, Measuring, Pulling, Pushing):
             overwrite=overwrite,
             observer=observer,
         )
-
-    def _device_findings(self, analysis: Analysis) -> tuple[Finding, ...]:
-        if not isinstance(analysis, OnProcessor) or self.device in ("auto", "cpu"):
-            return ()
-        said = f"{analysis.title} computes on the processor; the device {quoted(self.device)} is of no use to it."
-        return (Finding("on_processor", said),)
-
-    def _store(self) -> ArrayStore | None:
-        """Where decompositions of bases are kept."""
-        if self._cache_folder is None:
-            return None
-        from lora_lab.storage.arrays import ArrayCache
-
-        return ArrayCache(self._cache_folder / "arrays", limit_bytes=_ARRAY_BYTES)
-
-    def _device_for(self, analysis: Analysis) -> str:
-        """The device that `analysis` computes on; torch is loaded to find it."""
-        if isinstance(analysis, OnProcessor):
-            return "cpu"
-        from lora_lab.linalg.device import resolve_device
-
-        return resolve_device(self.device)
-
-    def _analysis(self, id: str) -> Analysis:  # noqa: A002
-        try:
-            return self.registry.analyses[id]
-        except KeyError:
-            known = ", ".join(self.registry.analyses)
-            raise LoraLabError(
-                f"There is no analysis {quoted(id)}, expected one of: {known}.", hint="lora-lab analyses lists them."
-            ) from None
-
-    def _subject(self, analysis: Analysis, locator: str, observer: Observer | None) -> Adapter | Base:
-        if not analysis.takes_models:
-            return self.adapter(locator, observer=observer)
-        found = parse(locator)
-        is_alone = found.is_local and is_configuration(existing(found))
-        return self.base(locator, observer=observer) if is_alone else self.open(locator, observer=observer)
 
     # What is installed
 
@@ -326,17 +218,3 @@ class Session(Opening, Arranging, Extracting, Measuring, Pulling, Pushing):
     def strategies(self) -> Report:
         """List every strategy of swapping."""
         return listing.strategies_report(self.registry)
-
-
-def _check_inputs(analysis: Analysis, locators: Sequence[str], base: str | None) -> None:
-    fewest, most = analysis.subjects
-    if not fewest <= len(locators) <= most:
-        expected = str(fewest) if fewest == most else f"{fewest} to {most}"
-        got = "one input" if len(locators) == 1 else f"{len(locators)} inputs"
-        raise LoraLabError(f"The analysis {quoted(analysis.id)} got {got}, expected {expected}.")
-    if analysis.base is Need.REQUIRED and base is None:
-        raise LoraLabError(
-            f"The analysis {quoted(analysis.id)} needs the base model, and none was given.", hint="Pass --base BASE."
-        )
-    if analysis.base is Need.NO and base is not None:
-        raise LoraLabError(f"The analysis {quoted(analysis.id)} takes no base model, and --base was given.")

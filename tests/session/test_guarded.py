@@ -241,7 +241,7 @@ def test_an_edited_plugin_is_another_one(edited: Path) -> None:
 def test_the_stamp_decides_what_is_remembered(adapter: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same files and the same settings under another code are computed again."""
     from lora_lab.formats import factors as room
-    from lora_lab.session import session as session_room
+    from lora_lab.session import looking as session_room
 
     Session().spectrum(adapter)
     reads: list[int] = []

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from lora_lab.domain.base import Base
     from lora_lab.domain.progress import Observer
+    from lora_lab.domain.tensors import TensorRef
     from lora_lab.extension.contracts import AnalysisContext
 
 _TABLE: Final = "modules"
@@ -44,6 +45,14 @@ class RandomMatrixView:
     subjects = (1, 1)
     takes_models = True
     base = Need.OPTIONAL
+
+    def reads(self, context: AnalysisContext) -> list[TensorRef]:
+        """Both tensors of every matrix of a full fine-tune; of an adapter none, its factors being at hand."""
+        subject = context.subjects[0]
+        if isinstance(subject, Adapter):
+            return []
+        pairs = full.pairs_of(subject, _base_of(subject, context), context.modules)
+        return [ref for _, tuned, original in pairs for ref in (tuned, original)]
 
     def run(self, context: AnalysisContext) -> Report:
         """Compare with chance.
