@@ -12,11 +12,15 @@ from lora_lab.errors import CompatibilityError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch import Tensor
+
     from lora_lab.extension.changes import Change
     from lora_lab.extension.contracts import Combination, Factors, MergeContext
     from lora_lab.linalg.changes import Rows
     from lora_lab.linalg.spectra import Pair
 
+# Where so many of the first numbers of two factors are equal, the factors are.
+_COMPARED: Final = 64
 DENSITY: Final = Parameter("density", "Density: share of the entries that is kept", ParameterKind.NUMBER, 0.5, 0.0, 1.0)
 MAJORITY: Final = Parameter(
     "majority", "What elects a sign", ParameterKind.CHOICE, "total", choices=("total", "frequency")
@@ -125,3 +129,17 @@ def pairs_of(factors: Sequence[Factors], name: str = "ΔW") -> list[Pair]:
             hint="fan_in_fan_out differs between their configurations.",
         )
     return [Pair(name, one.lora_A, one.lora_B, one.scaling) for one in factors]
+
+
+def in_one_order(pairs: Sequence[Pair], coefficients: Sequence[float]) -> tuple[list[Pair], list[float]]:
+    """The same in an order that follows from their numbers alone: sums of floats depend on it in their last bits."""
+    keyed = [
+        (coefficient * pair.scaling, pair.lora_A.shape[0], _beginning(pair.lora_A), _beginning(pair.lora_B.T), place)
+        for place, (pair, coefficient) in enumerate(zip(pairs, coefficients, strict=True))
+    ]
+    order = [key[-1] for key in sorted(keyed)]
+    return [pairs[place] for place in order], [coefficients[place] for place in order]
+
+
+def _beginning(factor: Tensor) -> list[float]:
+    return [float(number) for number in factor[:1, :_COMPARED].reshape(-1).tolist()]

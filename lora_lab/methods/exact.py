@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from lora_lab.errors import LoraLabError, quoted
-from lora_lab.methods.entry_based import factors_of, pairs_of, parts_of
+from lora_lab.methods.entry_based import factors_of, in_one_order, pairs_of, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,11 +117,14 @@ class BestRank:
 
 
 def summed(factors: Sequence[Factors], coefficients: Sequence[float], context: MergeContext) -> Combination:
-    """Σ cᵢΔWᵢ at its numerical rank, or its best approximation of the rank or the energy that `context` says."""
+    """Σ cᵢΔWᵢ at its numerical rank, or its best approximation of the rank or the energy that `context` says.
+
+    To the last bit whatever the order of the updates.
+    """
     from lora_lab.extension.contracts import Combination, Factors
     from lora_lab.linalg.combining import best_factors, side_by_side_factors
 
-    lora_B, lora_A = side_by_side_factors(pairs_of(factors, context.module), coefficients)
+    lora_B, lora_A = side_by_side_factors(*in_one_order(pairs_of(factors, context.module), coefficients))
     found = best_factors(lora_B, lora_A, rank=context.rank, energy=context.energy, name=context.module)
     result = Factors(found.lora_A, found.lora_B, 1.0, factors[0].is_transposed)
     return Combination(result, found.norm, found.error)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lora_lab.domain.parameters import Parameter, ParameterKind
 from lora_lab.errors import LoraLabError, quoted
-from lora_lab.methods.entry_based import pairs_of, parts_of
+from lora_lab.methods.entry_based import in_one_order, pairs_of, parts_of
 from lora_lab.methods.exact import summed, summed_changes
 
 if TYPE_CHECKING:
@@ -87,10 +87,13 @@ class MultiSlerp:
 
     def combine(self, factors: Sequence[Factors], strengths: Sequence[float], context: MergeContext) -> Combination:
         """Factors of the combination of one module."""
+        from lora_lab.extension.contracts import Factors
         from lora_lab.linalg.spherical import gram_matrix, multislerp_coefficients
 
-        coefficients = multislerp_coefficients(gram_matrix(pairs_of(factors, context.module)), strengths)
-        return summed(factors, coefficients, context)
+        pairs, weights = in_one_order(pairs_of(factors, context.module), strengths)
+        coefficients = multislerp_coefficients(gram_matrix(pairs), weights)
+        ordered = [Factors(one.lora_A, one.lora_B, one.scaling, factors[0].is_transposed) for one in pairs]
+        return summed(ordered, coefficients, context)
 
     def combine_changes(
         self, changes: Sequence[Factors | Change], strengths: Sequence[float], context: MergeContext

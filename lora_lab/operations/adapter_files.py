@@ -7,11 +7,13 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_lab.analyses.summaries import summarised
 from lora_lab.domain.adapter import DeltaKind
 from lora_lab.domain.dtypes import DType
 from lora_lab.domain.progress import stop_if_cancelled
+from lora_lab.errors import CompatibilityError, quoted
 from lora_lab.operations.execution import raw_bytes
-from lora_lab.operations.parameter_files import packed, parameters_among, target_parameters
+from lora_lab.operations.parameter_files import NESTED, packed, parameters_among, target_parameters
 from lora_lab.operations.saved_modules import PREFIX
 from lora_lab.storage.layout import Entry, header_bytes, in_aligned_order
 from lora_lab.storage.reading import torch_dtype
@@ -79,10 +81,28 @@ def configuration_of(
 
 
 def tensors_of(adapters: Sequence[Adapter], modules: Sequence[Joined], saved: Saved) -> dict[str, torch.Tensor]:
-    """Every tensor of the file under its name."""
+    """Every tensor of the file under its name.
+
+    Raises
+    ------
+    CompatibilityError
+        a module has factors and is brought whole, of which PEFT would load one.
+    """
+    both = [module.joint.module for module in modules if _is_within(module.joint.module, saved.replaced)]
+    if both:
+        raise CompatibilityError(
+            f"{summarised(map(quoted, both))}: one adapter brings the module whole, or rows of it, and another has "
+            "factors of it; PEFT loads one of the two.",
+            hint="--skip-saved-modules leaves out what is whole, --module GLOB says whose factors are taken.",
+        )
     parameters = parameters_among(modules, adapters)
     inside = {id(one) for several in parameters.values() for one in several}
-    tensors = {**saved.tensors, **packed(parameters, adapters)}
+    tensors = packed(parameters, adapters)
+    targeted = {module.joint.module for module in modules}
+    for name, tensor in saved.tensors.items():
+        layer = saved.layers.get(name)
+        head, _, leaf = name.rpartition(".")
+        tensors[f"{head}{NESTED}.{leaf}" if layer in targeted else name] = tensor
     for module in modules:
         if id(module) in inside:
             continue
@@ -142,6 +162,10 @@ class AdapterFiles:
                 stop_if_cancelled(observer)
                 if entry.size_bytes:
                     file.write(raw_bytes(self._tensors[entry.name]))
+
+
+def _is_within(module: str, places: Sequence[str]) -> bool:
+    return any(module == place or module.startswith(f"{place}.") for place in places)
 
 
 def rank_patterns(ranks: Mapping[str, int]) -> tuple[int, dict[str, int]]:

@@ -12,7 +12,7 @@ from lora_lab.errors import CompatibilityError, LoraLabError, quoted
 from lora_lab.operations.combine_options import Whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import torch
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from lora_lab.operations.combine_options import CombineOptions
 
 PREFIX: Final = "base_model.model."
+_NESTED: Final = ".base_layer"
+_OF_LAYERS: Final = frozenset({SavedRole.BIAS, SavedRole.EMBEDDING_LAYER})
 _WRAPPERS: Final = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _ASK: Final = (
     "--saved-modules-from NAME takes one adapter's, --average-saved-modules their mean, --skip-saved-modules none."
@@ -29,9 +31,17 @@ _ASK: Final = (
 
 @dataclass(slots=True)
 class Saved:
-    """What goes into the file beside factors, and what the configuration says of it."""
+    """What goes into the file beside factors, and what the configuration says of it.
+
+    tensors : by the name that they have where their module has no factors
+    layers : those of them that belong to a layer itself, with the layer's path: where that has factors too, PEFT keeps
+        them one level deeper
+    replaced : modules that the file brings whole, or rows of
+    """
 
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    layers: dict[str, str] = field(default_factory=dict)
+    replaced: list[str] = field(default_factory=list)
     configuration: dict[str, Any] = field(default_factory=dict)
     modules: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -68,7 +78,7 @@ def gather_saved(adapters: Sequence[Adapter], options: CombineOptions, reader: R
             place = winner if winner in by_place and winner is not None else next(iter(by_place))
             taken.add(place)
             for saved in by_place[place]:
-                result.tensors[canonical_name(saved.tensor.name)] = reader.tensor(saved.tensor)
+                result.tensors[_name(saved)] = reader.tensor(saved.tensor)
         elif options.whole is Whole.AVERAGE:
             taken.update(by_place)
             result.tensors |= _averaged(adapters, module, by_place, options, reader)
@@ -78,6 +88,10 @@ def gather_saved(adapters: Sequence[Adapter], options: CombineOptions, reader: R
                 "expected one of them.",
                 hint=_ASK,
             )
+        roles = {_name(saved): saved.role for several in by_place.values() for saved in several}
+        result.layers |= {name: module for name, role in roles.items() if role in _OF_LAYERS}
+        if not _OF_LAYERS.issuperset(roles.values()):
+            result.replaced.append(module)
     result.configuration = _announced([adapters[place] for place in sorted(taken)])
     strengths = options.strengths_for(adapters)
     if any(strengths[place] != 1.0 for place in taken):
@@ -118,6 +132,12 @@ def canonical_name(name: str) -> str:
     return name if name.startswith(PREFIX) else f"{PREFIX}{name.removeprefix('base_model.')}"
 
 
+def _name(saved: SavedTensor) -> str:
+    """Name of the tensor as PEFT writes it where the module has no factors."""
+    name = canonical_name(saved.tensor.name)
+    return name.replace(_NESTED, "") if saved.role in _OF_LAYERS else name
+
+
 def _averaged(
     adapters: Sequence[Adapter],
     module: str,
@@ -134,11 +154,12 @@ def _averaged(
         raise LoraLabError(
             f"The strengths of those who bring {quoted(module)} add up to zero, which has no mean.", hint=_ASK
         )
-    names = {frozenset(canonical_name(saved.tensor.name) for saved in several) for several in by_place.values()}
-    tokens = any(saved.role is SavedRole.TRAINABLE_TOKENS for several in by_place.values() for saved in several)
-    shapes = {
-        (canonical_name(saved.tensor.name), saved.tensor.shape) for several in by_place.values() for saved in several
-    }
+    names = {frozenset(map(_name, several)) for several in by_place.values()}
+    everything = [saved for several in by_place.values() for saved in several]
+    tokens = any(saved.role is SavedRole.TRAINABLE_TOKENS for saved in everything) and not _same_tokens(
+        adapters[place] for place in by_place
+    )
+    shapes = {(_name(saved), saved.tensor.shape) for saved in everything}
     if len(names) > 1 or tokens or len(shapes) > len(next(iter(names))):
         told = ", ".join(f"{quoted(name)} {list(shape)}" for name, shape in sorted(shapes))
         raise CompatibilityError(
@@ -149,11 +170,31 @@ def _averaged(
     types: dict[str, torch.dtype] = {}
     for place, several in by_place.items():
         for saved in several:
-            tensor, name = reader.tensor(saved.tensor), canonical_name(saved.tensor.name)
+            tensor, name = reader.tensor(saved.tensor), _name(saved)
             part = tensor.to(torch.float64) * (strengths[place] / total)
             sums[name] = sums[name] + part if name in sums else part
             types[name] = torch.promote_types(types.get(name, tensor.dtype), tensor.dtype)
     return {name: tensor.to(types[name]) for name, tensor in sums.items()}
+
+
+def _same_tokens(adapters: Iterable[Adapter]) -> bool:
+    """Whether all of them list the same tokens, so that rows can be averaged one by one."""
+    first, *others = [adapter.configuration.get("trainable_token_indices") for adapter in adapters]
+    return all(other == first for other in others)
+
+
+def _indices(said: Any, document: Mapping[str, Any], name: str) -> Any:
+    """Which tokens of which embeddings are in the file, `said` of other adapters before."""
+    own = document.get("trainable_token_indices")
+    if said is None or own == said:
+        return own
+    if isinstance(said, dict) and isinstance(own, dict) and not said.keys() & own.keys():
+        return {**said, **own}
+    raise CompatibilityError(
+        f"The tokens that {quoted(name)} trained and those of another adapter cannot stand in one configuration: "
+        "trainable_token_indices would say both.",
+        hint=_ASK,
+    )
 
 
 def _announced(adapters: Iterable[Adapter]) -> dict[str, Any]:
@@ -166,6 +207,6 @@ def _announced(adapters: Iterable[Adapter]) -> dict[str, Any]:
         if any(saved.role is SavedRole.BIAS for saved in adapter.saved) and said["bias"] != "all":
             said["bias"] = document.get("bias", "none")
         if any(saved.role is SavedRole.TRAINABLE_TOKENS for saved in adapter.saved):
-            said["trainable_token_indices"] = document.get("trainable_token_indices")
+            said["trainable_token_indices"] = _indices(said.get("trainable_token_indices"), document, adapter.name)
     said["modules_to_save"] = modules or None
     return said

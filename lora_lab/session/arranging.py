@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from lora_lab.errors import LoraLabError, quoted
+from lora_lab.domain.adapter import Adapter
+from lora_lab.errors import CompatibilityError, LoraLabError, quoted
 from lora_lab.session.placing import InMebibytes
 from lora_lab.session.records import Fingerprints, Hashing
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Unpack
 
-    from lora_lab.domain.adapter import Adapter
     from lora_lab.domain.base import Base
     from lora_lab.domain.progress import Observer
     from lora_lab.domain.report import Report
@@ -75,8 +75,8 @@ class Arranging(ABC):
         """What is installed."""
 
     @abstractmethod
-    def adapter(self, locator: str, *, observer: Observer | None = None) -> Adapter:
-        """Open an adapter."""
+    def open(self, locator: str, *, observer: Observer | None = None) -> Adapter | Base:
+        """Open whatever is there."""
 
     @abstractmethod
     def base(self, locator: str, *, whole: bool = False, observer: Observer | None = None) -> Base:
@@ -163,7 +163,7 @@ class Arranging(ABC):
         from lora_lab.operations.sweep import sweep
 
         chosen, plugins = self._method(method)
-        opened = [self.adapter(locator, observer=InMebibytes(observer)) for locator in adapters]
+        opened = self._opened(adapters, observer)
         behind = self._behind(how, observer)
         with self._hashed(*opened, behind, skipped=dry_run) as hashing:
             return sweep(
@@ -211,7 +211,7 @@ class Arranging(ABC):
         from lora_lab.operations.comparing_methods import compare_methods
 
         chosen = [self._method(name)[0] for name in methods or self.registry.methods]
-        opened = [self.adapter(locator, observer=InMebibytes(observer)) for locator in adapters]
+        opened = self._opened(adapters, observer)
         options = self._options_of(how, strengths)
         behind = self._behind(how, observer)
         with self._hashed(*opened, behind) as hashing:
@@ -286,7 +286,7 @@ class Arranging(ABC):
         from lora_lab.operations.combine import CombineTarget, combine
 
         chosen, plugins = self._method(method)
-        opened = [self.adapter(locator, observer=InMebibytes(observer)) for locator in adapters]
+        opened = self._opened(adapters, observer)
         behind = self._behind(cut, observer)
         with self._hashed(*opened, behind, skipped=dry_run) as hashing:
             return combine(
@@ -300,6 +300,19 @@ class Arranging(ABC):
                 base=behind,
                 observer=observer,
             )
+
+    def _opened(self, locators: Sequence[str], observer: Observer | None) -> list[Adapter]:
+        opened = []
+        for locator in locators:
+            found = self.open(locator, observer=InMebibytes(observer))
+            if not isinstance(found, Adapter):
+                raise CompatibilityError(
+                    f"{quoted(locator)} is a full model, expected an adapter: whole weights are not added up here "
+                    "(task arithmetic on bases).",
+                    hint="lora-lab extract BASE FINETUNED -o OUT makes an adapter of it, which can be combined.",
+                )
+            opened.append(found)
+        return opened
 
     def _behind(self, cut: Cut, observer: Observer | None) -> Base | None:
         locator = cut.get("base")

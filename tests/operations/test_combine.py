@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from builders import contents
 from peft_adapters import EPS, adapter, change, require_sum
-from peft_models import Mixture
+from peft_models import Mixture, Net
 from safetensors.torch import load_file
+from torch import nn
 
 from lora_lab import LoraLabError, Session
 from lora_lab.errors import CancelledError
+from lora_lab.extension.contracts import MergeContext
+from lora_lab.formats.factors import FactorReader
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ranks and targets": (
@@ -59,16 +66,138 @@ def test_peft_reads_the_sum(tmp_path: Path, case: str, method: str) -> None:
     assert not again.findings
 
 
-@pytest.mark.parametrize("method", [name for name in Session().registry.methods if name not in ("linear", "cat")])
-def test_peft_reads_what_every_method_computed(tmp_path: Path, method: str) -> None:
-    """The file's ΔW is the one whose error the receipt states: the method's own factors, as PEFT merges them."""
-    locators = [adapter(tmp_path / f"in{place}", place, target_modules=["q_proj", "embed"]) for place in range(2)]
-    report = Session().combine(locators, method=method, strengths=[1.0, 0.5], rank=5, output=tmp_path / "out")
-    found = change(tmp_path / "out")
-    for row in report.table("modules").rows:
-        square = float(found[f"{row['module']}.weight"].square().sum())
-        # The best of a rank is orthogonal to what it leaves out.
-        assert square == pytest.approx(row["norm"] ** 2 * (1 - row["relative_error"] ** 2), rel=1e-4)
+FEATURES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "layers": (
+        {"target_modules": ["q_proj", "embed", "conv", "line"], "use_rslora": True},
+        {"target_modules": ["q_proj", "embed", "conv", "line"], "rank_pattern": {"q_proj": 2}},
+    ),
+    "fan_in_fan_out": (
+        {"target_modules": ["c_attn"], "fan_in_fan_out": True},
+        {"target_modules": ["c_attn"], "fan_in_fan_out": True, "r": 3},
+    ),
+    "experts": (
+        {"target_modules": [], "target_parameters": ["experts.gate_up_proj", "experts.down_proj"], "kind": Mixture},
+        {"target_modules": [], "target_parameters": ["experts.down_proj", "experts.gate_up_proj"], "kind": Mixture},
+    ),
+    "lora_bias": ({"target_modules": ["q_proj"], "lora_bias": True}, {"target_modules": ["q_proj"]}),
+}
+EVERY = [(method, "layers") for method in Session().registry.methods]
+EVERY += [(method, case) for case in ("fan_in_fan_out", "experts", "lora_bias") for method in ("svd", "ties", "della")]
+
+
+@pytest.mark.parametrize(("method", "case"), EVERY)
+def test_peft_reads_what_every_method_computed(tmp_path: Path, method: str, case: str) -> None:
+    """ΔW of the file, as PEFT merges it, is the product of the very factors that the method gives."""
+    kind: type[nn.Module] = FEATURES[case][0].get("kind", Net)
+    places = [adapter(tmp_path / f"in{place}", place, **settings) for place, settings in enumerate(FEATURES[case])]
+    session, strengths = Session(seed=2), [1.0, 0.5]
+    session.combine(places, method=method, strengths=strengths, rank=3, output=tmp_path / "out")
+    found, chosen = change(tmp_path / "out", kind), session.registry.methods[method]
+    context = MergeContext({one.id: one.default for one in chosen.parameters}, rank=3, seed=2)
+    one, other = (session.adapter(place) for place in places)
+    for delta in one.deltas:
+        factors = [FactorReader().factors(each.by_module[delta.module]) for each in (one, other)]
+        made = chosen.combine(factors, strengths, context).factors
+        dense = made.lora_B @ made.lora_A
+        tensor = found[delta.weight_path if delta.expert is not None else f"{delta.module}.weight"]
+        tensor = tensor if delta.expert is None else tensor[delta.expert]
+        dense = dense.T if made.is_transposed else dense.reshape(tensor.shape)
+        assert float((tensor - dense).norm()) <= 4 * EPS * float(dense.norm()), delta.module
+
+
+WHOLE: dict[str, dict[str, Any]] = {
+    "biases": {"target_modules": ["q_proj"], "bias": "all"},
+    "biases of targets": {"target_modules": ["q_proj"], "bias": "lora_only"},
+    "modules_to_save": {"target_modules": ["q_proj"], "modules_to_save": ["classifier", "v_proj"]},
+    "tokens": {"target_modules": ["q_proj"], "trainable_token_indices": {"embed": [7, 2]}},
+    "tokens of the input": {"target_modules": ["q_proj", "embed"], "r": 2, "use_rslora": True},
+    "patterns": {
+        "target_modules": ["q_proj", "v_proj"],
+        "rank_pattern": {r"layers\.2\..*q_proj": 2, "v_proj": 3},
+        "alpha_pattern": {"10.q_proj": 5},
+    },
+}
+
+
+@pytest.mark.parametrize("case", WHOLE)
+def test_what_stands_beside_the_factors_goes_along(tmp_path: Path, case: str) -> None:
+    """One adapter at strength 1 is itself, with all that it replaces; a plain one beside it changes nothing of that."""
+    place = adapter(tmp_path / "a", 1, **WHOLE[case])
+    plain = adapter(tmp_path / "b", 2, target_modules=["line"])
+    Session().combine([place], output=tmp_path / "one")
+    require_sum(change(tmp_path / "one"), [change(place)], [1.0])
+    Session().combine([place, plain], output=tmp_path / "two", method="cat")
+    require_sum(change(tmp_path / "two"), [change(place), change(plain)], [1.0, 1.0])
+
+
+def test_what_is_whole_has_no_factors(tmp_path: Path) -> None:
+    """PEFT would load one of the two: refused until one is left out."""
+    head = adapter(tmp_path / "a", 1, target_modules=["q_proj"], modules_to_save=["classifier"])
+    tokens = adapter(tmp_path / "b", 2, target_modules=["q_proj"], trainable_token_indices={"embed": [7, 2]})
+    factors = adapter(tmp_path / "c", 3, target_modules=["classifier", "embed"])
+    for other in (head, tokens):
+        with pytest.raises(LoraLabError, match="PEFT loads one of the two"):
+            Session().combine([other, factors], output=tmp_path / "no")
+    Session().combine([head, factors], skip_saved_modules=True, output=tmp_path / "out")
+    found, second = change(tmp_path / "out"), change(factors)
+    torch.testing.assert_close(
+        found["layers.2.classifier.weight"], second["layers.2.classifier.weight"], rtol=0, atol=1e-6
+    )
+
+
+def test_tokens_that_two_trained(tmp_path: Path) -> None:
+    """Of one embedding: refused until one says; averaged row by row where they are the same tokens."""
+    same: dict[str, Any] = {"target_modules": ["q_proj"], "trainable_token_indices": {"embed": [7, 2]}}
+    a, b = (adapter(tmp_path / name, place, **same) for place, name in enumerate("ab"))
+    c = adapter(tmp_path / "c", 3, target_modules=["q_proj"], trainable_token_indices={"embed": [7, 3]})
+    session = Session()
+    with pytest.raises(LoraLabError, match="expected one of them"):
+        session.combine([a, b], output=tmp_path / "no")
+    first, second = change(a), change(b)
+    session.combine([a, b], strengths=[3, 1], average_saved_modules=True, output=tmp_path / "mean")
+    session.combine([a, c], saved_modules_from="a", output=tmp_path / "from")
+    session.combine([a, c], skip_saved_modules=True, output=tmp_path / "skip")
+    for layer in ("2", "10"):
+        name = f"layers.{layer}.embed.weight"
+        mean = 0.75 * first[name] + 0.25 * second[name]
+        torch.testing.assert_close(change(tmp_path / "mean")[name], mean, atol=1e-6, rtol=0)
+        torch.testing.assert_close(change(tmp_path / "from")[name], first[name])
+        assert float(change(tmp_path / "skip")[name].abs().max()) == 0.0
+    with pytest.raises(LoraLabError, match="has no mean"):
+        session.combine([a, c], average_saved_modules=True, output=tmp_path / "no")
+
+
+def test_a_full_model_is_no_input(tmp_path: Path, samples: Path) -> None:
+    """Said where one would look for task arithmetic, with the way to go."""
+    with pytest.raises(LoraLabError, match=r"is a full model, expected an adapter.*task arithmetic") as refused:
+        Session().combine([str(samples / "finetuned-banking77")], output=tmp_path / "no")
+    assert "lora-lab extract" in refused.value.hint
+
+
+PROGRAM = """
+import sys
+from lora_lab import Session
+a, b, out = sys.argv[1:]
+for method in ("linear", "svd", "dare_ties", "della"):
+    Session(cache=False).combine([a, b], method=method, strengths=[1, -0.5], rank=3, output=f"{out}-{method}")
+"""
+
+
+def test_bytes_do_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
+    """Two processes with other orders of sets: configuration and weights are the same."""
+    a = adapter(tmp_path / "a", 0, target_modules=["q_proj", "v_proj", "conv"], modules_to_save=["classifier"])
+    b = adapter(tmp_path / "b", 1, target_modules=["line", "v_proj", "embed"])
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, a, b, str(tmp_path / seed)], env={**os.environ, "PYTHONHASHSEED": seed}
+        )
+        for seed in ("1", "2")
+    ]
+    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    for method in ("linear", "svd", "dare_ties", "della"):
+        one, two = (contents(tmp_path / f"{seed}-{method}") for seed in ("1", "2"))
+        assert one.keys() == two.keys()
+        assert all(one[name] == two[name] for name in one if name != "lora_lab_receipt.json")
 
 
 def test_one_adapter_at_strength_one_is_itself_and_a_minus_a_is_zero(tmp_path: Path) -> None:
@@ -81,13 +210,14 @@ def test_one_adapter_at_strength_one_is_itself_and_a_minus_a_is_zero(tmp_path: P
     assert {row["relative_error"] for row in report.table("modules").rows} == {None}
 
 
-def test_the_order_of_the_inputs_does_not_matter(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["linear", "svd", "ties"])
+def test_the_order_of_the_inputs_does_not_matter(tmp_path: Path, method: str) -> None:
+    """Not to a bit of the weights."""
     a, b = (adapter(tmp_path / name, place, target_modules=["q_proj"]) for place, name in enumerate("ab"))
-    Session().combine([a, b], strengths=[2, -1], method="svd", rank=3, output=tmp_path / "ab")
-    Session().combine([b, a], strengths=[-1, 2], method="svd", rank=3, output=tmp_path / "ba")
-    first, second = change(tmp_path / "ab"), change(tmp_path / "ba")
-    for name in first:
-        torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-6)
+    Session().combine([a, b], strengths=[2, -1], method=method, rank=3, output=tmp_path / "ab")
+    Session().combine([b, a], strengths=[-1, 2], method=method, rank=3, output=tmp_path / "ba")
+    first, second = (contents(tmp_path / name)["adapter_model.safetensors"] for name in ("ab", "ba"))
+    assert first == second
 
 
 @pytest.mark.parametrize("cut", [{"rank": 2}, {"energy": 0.8}, {"error": 0.3}, {"parameters": 300}])
