@@ -33,8 +33,8 @@ def merged_entries(
 
     Examples
     --------
-    >>> from lora_lab_subspace.span import Factors, Update
-    >>> one = Update(torch.eye(1), 1.0, 0.0, Factors(torch.ones(1, 1), torch.ones(1, 1), 1.0))
+    >>> from lora_lab_subspace.span import Factors, span_of
+    >>> (one,) = span_of([Factors(torch.ones(1, 2), torch.ones(1, 1), 1.0)], [1.0]).updates
     >>> rows = [torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, -2.0]])]
     >>> merged_entries(rows, [one, one], "ties", 1.0, 0)
     tensor([[ 2., -2.]])

@@ -58,20 +58,22 @@ class Update(NamedTuple):
     """One ΔW in the span.
 
     core : (p, q), C with ΔW = left · C · rightᵀ, its own scaling included, its strength not
+    triplets : the SVD of the core
     strength : w
     noise : what rounding makes of a singular value that is zero
     factors : as they were given
     """
 
     core: torch.Tensor
+    triplets: Svd
     strength: float
     noise: float
     factors: Factors
 
     def svd(self) -> Svd:
         """Of w · C; the sign of w turns the columns of U."""
-        found = decomposed(self.core, self.noise)
-        return Svd(found.U * math.copysign(1.0, self.strength), found.S * abs(self.strength), found.V)
+        U, S, V = self.triplets
+        return Svd(U * math.copysign(1.0, self.strength), S * abs(self.strength), V)
 
 
 class Span(NamedTuple):
@@ -146,9 +148,10 @@ def span_of(
         size = float(torch.linalg.vector_norm(lora_B[:, at:end]) * torch.linalg.vector_norm(lora_A[:, at:end]))
         if not (math.isfinite(size * strength) and torch.isfinite(core * strength).all()):
             raise _not_finite(name)
-        update = Update(core, strength, 4 * math.sqrt(end - at) * _EPS * size, one)
-        if decomposed(core, update.noise).rank:
-            updates.append(update)
+        noise = 4 * math.sqrt(end - at) * _EPS * size
+        triplets = decomposed(core, noise)
+        if triplets.rank:
+            updates.append(Update(core, triplets, strength, noise, one))
         at = end
     return Span(left, right, left_factor, right_factor, tuple(updates))
 

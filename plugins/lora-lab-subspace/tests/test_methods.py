@@ -152,7 +152,7 @@ def test_the_order_of_the_inputs(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", BY_DELTA)
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**20), rank=st.integers(1, 5), power=st.integers(-12, 12))
 def test_other_factors_of_the_same_update_give_the_same(way: str, seed: int, rank: int, power: int) -> None:
     """(B·R, R⁻¹·A) for R orthogonal times a power of 2, which rounds nothing, and a permutation with signs."""
