@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lora_lab.domain.progress import Unwatched
@@ -104,12 +105,13 @@ def merge(
     _require_undoable(options, undo)
     plan = plan_merge(adapters, base, options)
     target = Target(output, overwrite, resume, disk or Disk(), inputs, is_dry=dry_run)
+    writer = None
+    if undo is not None:
+        replaces = overwrite or resume
+        writer = UndoWriter(undo, output, plan, base, adapters, options, disk=target.disk, overwrite=replaces)
+        target = replace(target, beside=writer.room)
 
     def work(staged: StagedFolder) -> Outcome:
-        writer = None
-        if undo is not None:
-            replaces = overwrite or resume
-            writer = UndoWriter(undo, output, plan, base, adapters, options, disk=target.disk, overwrite=replaces)
         with writer or nullcontext():
             execution = Execution(plan, adapters, reader, options, observer or Unwatched(), writer)
             execution.write(staged)

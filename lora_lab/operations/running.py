@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lora_lab.domain import figures
 from lora_lab.domain.report import Column, ColumnKind, Scalars
 from lora_lab.errors import OperationError, quoted
 from lora_lab.operations.execution import peak_memory_bytes
 from lora_lab.operations.receipt import RECEIPT, receipt_bytes, report_of
+from lora_lab.operations.room import folder_of, require_room
 from lora_lab.storage.disk import Disk
 from lora_lab.storage.staging import Finished, StagedFolder
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from lora_lab.domain.report import Finding, InputRecord, Report, Table
     from lora_lab.domain.tensors import FileStamp
     from lora_lab.operations.execution import Execution
+    from lora_lab.operations.room import Beside
 
 
-# What a receipt, journal and folders take, and room that a file system keeps for itself.
-_SPARE_BYTES: Final = 4 << 20
 PLANNED: Final = (
     Column("bytes_to_write", "To write", ColumnKind.BYTES, unit="bytes"),
     Column("bytes_free", "Free there", ColumnKind.BYTES, unit="bytes"),
+    Column("undo_bytes_at_most", "Undo file at most", ColumnKind.BYTES, unit="bytes"),
     Column("tensors_to_change", "Tensors to change", ColumnKind.INTEGER),
 )
 
@@ -43,6 +43,7 @@ class Target:
     inputs : gives what was read, for the receipt; asked when everything else is done
     is_dry : say what would be written, and write nothing
     changed : files of the model that is changed, whose place the output may take
+    beside : an undo file that is written too
     """
 
     output: Path
@@ -52,6 +53,7 @@ class Target:
     inputs: Callable[[], Sequence[InputRecord]] = tuple
     is_dry: bool = False
     changed: tuple[FileStamp, ...] = ()
+    beside: Beside | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def carried_out(plan: Plan, names: Sequence[str], target: Target, work: Callable
             raise OperationError(
                 f"{quoted(output)} was completed by the run that was interrupted.", hint="There is nothing left to do."
             )
-        require_room(plan, output, sum(file.size_bytes for file in staged.finished.values()), target.disk)
+        there = sum(file.size_bytes for file in staged.finished.values())
+        cautions = tuple(require_room(plan, output, there, target.disk, target.beside))
         outcome = work(staged)
         execution = outcome.execution
         numbers = {
@@ -109,7 +112,7 @@ def carried_out(plan: Plan, names: Sequence[str], target: Target, work: Callable
             inputs=tuple(target.inputs()),
             scalars=(*report.scalars, *outcome.scalars),
             tables=(*report.tables, *outcome.tables),
-            findings=(*report.findings, *outcome.findings),
+            findings=(*report.findings, *cautions, *outcome.findings),
         )
         content = receipt_bytes(report)
         with staged.file(RECEIPT, len(content)) as file:
@@ -124,16 +127,19 @@ def previewed(plan: Plan, names: Sequence[str], target: Target) -> Report:
         raise OperationError(
             f"{quoted(target.output)} exists already.", hint="Choose another name, or pass --overwrite."
         )
-    require_room(plan, target.output, 0, target.disk)
+    cautions = require_room(plan, target.output, 0, target.disk, target.beside)
+    findings = (*plan.findings, *cautions)
     files = [Finished(name, "", size) for name, size in plan.sizes]
     updates = [step for file in plan.files for step in file.steps if step.parts]
     report = report_of(plan, names, fidelity={}, base_sha256={}, outputs=sorted(files), figures={})
     planned = {
         "bytes_to_write": plan.bytes_to_write,
-        "bytes_free": target.disk.free_bytes(_folder_of(target.output)),
+        "bytes_free": target.disk.free_bytes(folder_of(target.output)),
+        "undo_bytes_at_most": target.beside.most_bytes if target.beside else None,
         "tensors_to_change": len(updates),
     }
-    return replace(report, scalars=(*report.scalars, Scalars("plan", "Plan", PLANNED, planned)))
+    scalars = (*report.scalars, Scalars("plan", "Plan", PLANNED, planned))
+    return replace(report, scalars=scalars, findings=findings)
 
 
 def require_apart(output: Path, inputs: Iterable[FileStamp]) -> None:
@@ -151,21 +157,3 @@ def require_apart(output: Path, inputs: Iterable[FileStamp]) -> None:
                 f"{quoted(output)} holds {quoted(Path(stamp.path).name)}, which is read: it would be replaced.",
                 hint="Choose another name for the output.",
             )
-
-
-def require_room(plan: Plan, target: Path, there_bytes: int, disk: Disk) -> None:
-    """Refuse before the first byte where they cannot all be written."""
-    parent = _folder_of(target)
-    if not parent.is_dir():
-        raise OperationError(f"The folder {quoted(parent)} is not there.", hint="Make it, or choose another place.")
-    needed = plan.bytes_to_write - there_bytes + _SPARE_BYTES
-    free = disk.free_bytes(parent)
-    if free < needed:
-        raise OperationError(
-            f"{quoted(target)} takes {figures.size(needed)}, got {figures.size(free)} free where it is to be.",
-            hint="Free some space, or choose another disk.",
-        )
-
-
-def _folder_of(target: Path) -> Path:
-    return Path(os.path.abspath(target)).parent  # noqa: PTH100 - the name as given, not where a link leads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -151,15 +152,16 @@ def _over_base(wanted: _Swap, base: Base) -> Report:
     arguments = wanted.arguments(base=base.locator)
     plan = plan_of("swap", base, changes, dtype=wanted.options.dtype, arguments=arguments, inputs=stamps)
 
-    def work(staged: StagedFolder) -> Outcome:
-        def execution(witness: UndoWriter | None) -> Execution:
-            return Execution(plan, wanted.new, wanted.reader, wanted.options, wanted.observer, witness)
+    writer = _undo_writer(wanted, plan, base, None)
 
-        outcome = _written(wanted, plan, base, staged, execution, None)
+    def work(staged: StagedFolder) -> Outcome:
+        outcome = _written(
+            Execution(plan, wanted.new, wanted.reader, wanted.options, wanted.observer, writer), writer, staged
+        )
         proof = proof_of("base", "a merge into the base, which is behind the merged model", is_exact=True)
         return replace(outcome, scalars=(proof, *outcome.scalars), findings=tuple(findings))
 
-    return carried_out(plan, wanted.names, wanted.target, work)
+    return carried_out(plan, wanted.names, _with_room(wanted.target, writer), work)
 
 
 def _over_undo(wanted: _Swap, undo: Undo) -> Report:
@@ -181,34 +183,25 @@ def _over_undo(wanted: _Swap, undo: Undo) -> Report:
             wanted.arguments(),
         )
 
-        def work(staged: StagedFolder) -> Outcome:
-            def execution(witness: UndoWriter | None) -> Execution:
-                return RestoringExecution(
-                    restorer, plan, wanted.new, wanted.reader, wanted.options, wanted.observer, witness
-                )
+        writer = _undo_writer(wanted, plan, base, behind)
 
-            outcome = _written(wanted, plan, base, staged, execution, behind)
+        def work(staged: StagedFolder) -> Outcome:
+            execution = RestoringExecution(
+                restorer, plan, wanted.new, wanted.reader, wanted.options, wanted.observer, writer
+            )
+            outcome = _written(execution, writer, staged)
             proof = proof_of("undo", "sha256 of every restored tensor in the undo file", is_exact=True)
             return replace(outcome, scalars=(proof, *outcome.scalars))
 
-        return carried_out(plan, wanted.names, wanted.target, work)
+        return carried_out(plan, wanted.names, _with_room(wanted.target, writer), work)
 
 
-def _written(
-    wanted: _Swap,
-    plan: Plan,
-    base: Base,
-    staged: StagedFolder,
-    execution: Callable[[UndoWriter | None], Execution],
-    behind: Behind | None,
-) -> Outcome:
-    """Write the files, and the new undo file where one is wished for."""
-    target = wanted.target
+def _undo_writer(wanted: _Swap, plan: Plan, base: Base, behind: Behind | None) -> UndoWriter | None:
+    """Of the new undo file, where one is wished for."""
     if wanted.write_undo is None:
-        done = execution(None)
-        done.write(staged)
-        return Outcome(done)
-    with UndoWriter(
+        return None
+    target = wanted.target
+    return UndoWriter(
         wanted.write_undo,
         target.output,
         plan,
@@ -218,10 +211,18 @@ def _written(
         disk=target.disk,
         overwrite=target.overwrite or target.resume,
         behind=behind,
-    ) as writer:
-        done = execution(writer)
-        done.write(staged)
-        return Outcome(done, (writer.finish(staged.finished),))
+    )
+
+
+def _with_room(target: Target, writer: UndoWriter | None) -> Target:
+    return target if writer is None else replace(target, beside=writer.room)
+
+
+def _written(execution: Execution, writer: UndoWriter | None, staged: StagedFolder) -> Outcome:
+    """Write the files, and the new undo file where there is one."""
+    with writer or nullcontext():
+        execution.write(staged)
+        return Outcome(execution, (writer.finish(staged.finished),) if writer else ())
 
 
 def _in_one_pass(wanted: _Swap) -> Report:

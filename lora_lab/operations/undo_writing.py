@@ -20,6 +20,7 @@ from lora_lab.errors import CompatibilityError, OperationError, quoted
 from lora_lab.linalg.residual_coding import ChunkEncoder
 from lora_lab.linalg.residuals import Inverse, residual_of
 from lora_lab.operations.layout import header_of
+from lora_lab.operations.room import Beside
 from lora_lab.operations.undo import CODED, FORMAT, HELD_BY
 from lora_lab.storage.atomic import explained
 from lora_lab.storage.files import sha256_of
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from lora_lab.domain.adapter import Adapter
     from lora_lab.domain.base import Base
-    from lora_lab.domain.plan import Plan, PlannedFile, Step
+    from lora_lab.domain.plan import Part, Plan, PlannedFile, Step
     from lora_lab.linalg.residual_coding import Sparse
     from lora_lab.operations.options import MergeOptions
     from lora_lab.operations.weights import Band
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     _Seen = tuple[Sparse, torch.Tensor]
 
 _PLACEHOLDER: Final = "0" * 64
+_OTHER_BYTES: Final = 4096  # of a tensor, or of the file, that are no residuals
+_PER_ELEMENTS: Final = 1 << 13  # for so many elements a byte of bookkeeping
 _FARTHEST: Final = 10**16  # more digits than any offset will have
 COLUMNS: Final = (
     Column("path", "Undo file", ColumnKind.TEXT),
@@ -125,6 +128,17 @@ class UndoWriter:
         self._residuals = self._residual_bytes = self._weights = self._weights_bytes = 0
         self._require_wide()
         self._require_free()
+
+    @property
+    def room(self) -> Beside:
+        """What the file will take: about a bit of every weight that is added to, and at most the weight itself."""
+        most = usual = sum(map(len, (*self._headers.values(), *self._documents.values()))) + _OTHER_BYTES
+        for step in (step for file in self._plan.files for step in file.steps if _is_of_base(step)):
+            assert step.source is not None
+            whole = step.source.size_bytes + step.source.elements // _PER_ELEMENTS + _OTHER_BYTES
+            most += whole
+            usual += step.source.elements // 8 if all(_is_plain(part) for part in step.parts) else whole
+        return Beside(self._path, usual, most)
 
     def __enter__(self) -> Self:
         with explained(self._path):
@@ -326,6 +340,11 @@ class UndoWriter:
             raise OperationError(
                 f"{quoted(self._path)} exists already.", hint="Choose another name, or pass --overwrite."
             )
+
+
+def _is_plain(part: Part) -> bool:
+    """Whether a part adds to a weight what does not depend on it."""
+    return part.saved is None and (part.delta is None or part.delta.magnitude is None)
 
 
 def _is_of_base(step: Step) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -122,16 +123,22 @@ def _files(receipt: ReceiptFile, merged: Base, findings: list[Finding], observer
         rows.append({"path": output.path, "ok": found == output.sha256, "expected": output.sha256, "sha256": found})
     known = {output.path for output in receipt.outputs} | {RECEIPT}
     for stamp in merged.shards:
-        name = Path(stamp.path).name
+        shard = Path(stamp.path)
+        name = shard.relative_to(folder).as_posix() if shard.is_relative_to(folder) else shard.name
         if name not in known:
             rows.append({"path": name, "ok": False, "expected": None, "sha256": sha256_of(stamp.path)})
     known |= {str(row["path"]) for row in rows}
-    extra = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in known)
+    extra = sorted(_files_below(folder) - known)
     if extra:
         who = "A file is" if len(extra) == 1 else f"{len(extra)} files are"
         told = listed([quoted(name) for name in extra])
         findings.append(Finding("not_in_receipt", f"{who} beside the model that its receipt does not list: {told}."))
     return rows
+
+
+def _files_below(folder: Path) -> set[str]:
+    """Every file in `folder` and the folders in it, by path from there; links to folders are not followed."""
+    return {Path(place, name).relative_to(folder).as_posix() for place, _, names in os.walk(folder) for name in names}
 
 
 def _options(

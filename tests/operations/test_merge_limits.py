@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -60,11 +63,86 @@ def test_a_limit_on_the_size_of_files(tmp_path: Path) -> None:
         assert list(place.iterdir()) == []
 
 
+def _tmpfs_refused() -> str:
+    """Why no small file system can be mounted here, in a namespace of its own; empty where it can."""
+    if not sys.platform.startswith("linux") or shutil.which("unshare") is None:
+        return "needs the namespaces of Linux"
+    with tempfile.TemporaryDirectory() as folder:
+        script = f"mount -t tmpfs -o size=64k tmpfs {shlex.quote(folder)}"
+        done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
+    return done.stderr.strip()
+
+
+def test_a_disk_that_is_full_in_the_middle(tmp_path: Path) -> None:
+    """A tmpfs that says no wherever it fills up: one sentence, what is left is named; enlarged, the same bytes.
+
+    That it is too small is not seen before, as when somebody else fills the disk meanwhile.
+    """
+    if reason := _tmpfs_refused():
+        pytest.skip(f"no small file system can be mounted here: {reason}")
+    base, adapter = write_sharded(tmp_path / "base"), write_adapter(tmp_path / "adapter")
+    place = tmp_path / "place"
+    place.mkdir()
+    program = """
+        import hashlib, json, pathlib, subprocess, sys
+        from lora_lab import LoraLabError, Session
+        from lora_lab.storage.disk import Disk
+        adapter, base, place = sys.argv[1:]
+        place = pathlib.Path(place)
+        Disk.free_bytes = lambda self, folder: 1 << 40
+        told = []
+
+        def mount(*how):
+            subprocess.run(["mount", *how, str(place)], check=True)
+
+        def merge(resume):
+            try:
+                Session(cache=False).merge([adapter], base=base, output=place / "out", resume=resume)
+            except LoraLabError as error:
+                left = sorted(path.name for path in place.iterdir())
+                return {"kind": type(error).__name__, "said": f"{error.message} {error.hint}", "left": left}
+            return {}
+
+        def bytes_now():
+            files = [path for path in (place / "out").rglob("*") if path.is_file()]
+            files = [path for path in files if path.name != "lora_lab_receipt.json"]
+            return {str(path.relative_to(place)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+        for pages in range(1, 14, 2):
+            mount("-t", "tmpfs", "-o", f"size={4 * pages}k", "tmpfs")
+            first = merge(resume=False)
+            mount("-o", "remount,size=1m")
+            told.append([first, merge(resume=True) if first else {}, bytes_now()])
+            subprocess.run(["umount", str(place)], check=True)
+        print(json.dumps(told))
+    """
+    command = ["unshare", "-rm", sys.executable, "-c", textwrap.dedent(program), str(adapter), str(base), str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    failures = [first for first, _, _ in told if first]
+    assert failures, "every size was enough"
+    assert any(first["left"] for first in failures), "none failed after the first file"
+    wanted = told[-1][2]
+    assert wanted
+    for first, again, found in told:
+        assert again == {}
+        assert found == wanted
+        if first:
+            assert first["kind"] == "OperationError"
+            assert "\n" not in first["said"]
+            assert all(name.startswith(".out.lora_lab") for name in first["left"])
+            assert not first["left"] or any(name in first["said"] for name in first["left"])
+
+
 class Small(Disk):
-    """A disk with little room."""
+    """A disk with little room; `rooms` is that of some folders."""
+
+    def __init__(self, **rooms: int) -> None:
+        self.rooms = rooms
 
     def free_bytes(self, folder: Path) -> int:
-        return 1000
+        return self.rooms.get(folder.name, 1000)
 
 
 def test_no_room_is_known_before_the_first_byte(tmp_path: Path) -> None:
@@ -80,6 +158,41 @@ def test_no_room_is_known_before_the_first_byte(tmp_path: Path) -> None:
     with pytest.raises(OperationError, match=r"takes .* got .* free where it is to be"):
         merge([adapter], base, place / "out", reader=FactorReader(), disk=Small())
     assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_dry", [True, False])
+def test_the_undo_file_needs_room_too(is_dry: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the disk of the output or on another: refused below what it usually takes, told below what it can take."""
+    from lora_lab.formats.factors import FactorReader
+    from lora_lab.operations import room
+    from lora_lab.operations.merge import merge
+
+    session = Session(cache=False)
+    base = session.base(str(write_sharded(tmp_path / "base")))
+    adapter = session.adapter(str(write_adapter(tmp_path / "adapter")))
+    place, other = tmp_path / "place", tmp_path / "other"
+    place.mkdir()
+    other.mkdir()
+
+    def run(undo: Path, **rooms: int) -> Any:
+        how: dict[str, Any] = {"reader": FactorReader(), "undo": undo, "dry_run": is_dry, "overwrite": True}
+        return merge([adapter], base, place / "out", disk=Small(**rooms), **how)
+
+    plan = merge([adapter], base, place / "out", reader=FactorReader(), undo=place / "undo", dry_run=True)
+    written, most = (plan.to_json()["plan"][name] for name in ("bytes_to_write", "undo_bytes_at_most"))
+    output = written + (4 << 20)
+    with pytest.raises(OperationError, match=r"undo' takes about .* beside the .* of the output, got"):
+        run(place / "undo", place=output + 100)
+    assert list(place.iterdir()) == []
+    for free, told in ((output + most, []), (output + most - 1, ["undo_may_not_fit"])):
+        report = run(place / "undo", place=free)
+        assert [finding.code for finding in report.findings if finding.code == "undo_may_not_fit"] == told
+    if not is_dry:
+        assert (place / "undo").stat().st_size <= most
+    monkeypatch.setattr(room, "_device", lambda folder: hash(folder.name))
+    with pytest.raises(OperationError, match=r"undo' takes about [^,]*, got"):
+        run(other / "undo", place=output, other=100)
+    assert run(other / "undo", place=output, other=most).verdict is None
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs the peak of a process's memory in kilobytes")

@@ -332,6 +332,13 @@ def test_a_file_that_the_receipt_does_not_know(merged: Path) -> None:
     report = verify(merged)
     assert (report.verdict, codes(report)) == (True, {"not_in_receipt"})
     assert "'notes.txt'" in report.findings[0].message
+    (merged / "sub").mkdir()
+    (merged / "sub" / "more.bin").write_bytes(b"mine")
+    (merged / "elsewhere").symlink_to("/", target_is_directory=True)
+    report = verify(merged)
+    assert (report.verdict, codes(report)) == (True, {"not_in_receipt"})
+    assert "2 files are beside the model" in report.findings[0].message
+    assert "'sub/more.bin'" in report.findings[0].message
     save_file({"extra": torch.ones(2)}, merged / "more.safetensors")
     index = json.loads((merged / "model.safetensors.index.json").read_text())
     index["weight_map"]["extra"] = "more.safetensors"

@@ -184,6 +184,8 @@ class ChangeScreen(LabScreen, inherit_bindings=False):
         planned = next(dict(group.values) for group in report.scalars if group.id == "plan")
         changing = text.plural(planned["tensors_to_change"], "tensor changes", "tensors change")
         writes = f"{text.size(planned['bytes_to_write'])} to write, {text.size(planned['bytes_free'])} free"
+        if planned["undo_bytes_at_most"] is not None:
+            writes = f"{writes}  ·  undo file at most {text.size(planned['undo_bytes_at_most'])}"
         lines = [Content(f"{changing}  ·  {writes}")]
         for path in self.form.replaced():
             there = f"{path} is there already; ctrl+g asks before it is replaced."
