@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lora_lab.domain.progress import Unwatched
@@ -13,7 +11,7 @@ from lora_lab.operations.layout import plan_of
 from lora_lab.operations.options import MergeOptions
 from lora_lab.operations.planning import changes_of
 from lora_lab.operations.running import Outcome, Target, carried_out
-from lora_lab.operations.undo_writing import UndoWriter
+from lora_lab.operations.undo_writing import UndoWriter, written
 from lora_lab.storage.disk import Disk
 
 if TYPE_CHECKING:
@@ -104,18 +102,16 @@ def merge(
     options = options or MergeOptions()
     _require_undoable(options, undo)
     plan = plan_merge(adapters, base, options)
-    target = Target(output, overwrite, resume, disk or Disk(), inputs, is_dry=dry_run)
-    writer = None
+    disk, writer = disk or Disk(), None
     if undo is not None:
         replaces = overwrite or resume
-        writer = UndoWriter(undo, output, plan, base, adapters, options, disk=target.disk, overwrite=replaces)
-        target = replace(target, beside=writer.room)
+        writer = UndoWriter(undo, output, plan, base, adapters, options, disk=disk, overwrite=replaces)
+    beside = writer.room if writer else None
+    target = Target(output, overwrite, resume, disk, inputs, is_dry=dry_run, beside=beside)
 
     def work(staged: StagedFolder) -> Outcome:
-        with writer or nullcontext():
-            execution = Execution(plan, adapters, reader, options, observer or Unwatched(), writer)
-            execution.write(staged)
-            return Outcome(execution, (writer.finish(staged.finished),) if writer else ())
+        execution = Execution(plan, adapters, reader, options, observer or Unwatched(), writer)
+        return written(execution, writer, staged)
 
     return carried_out(plan, [adapter.name for adapter in adapters], target, work)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from lora_lab.operations.planning import changes_of
 from lora_lab.operations.restoring import Restorer, RestoringExecution, planned_over
 from lora_lab.operations.running import Outcome, Target, carried_out
 from lora_lab.operations.subtracting import Subtractor
-from lora_lab.operations.undo_writing import Behind, UndoWriter
+from lora_lab.operations.undo_writing import Behind, UndoWriter, written
 from lora_lab.operations.unmerge import doubtful, proof_of, restored_plan, subtracted, without_added
 from lora_lab.storage.disk import Disk
 
@@ -155,7 +154,7 @@ def _over_base(wanted: _Swap, base: Base) -> Report:
     writer = _undo_writer(wanted, plan, base, None)
 
     def work(staged: StagedFolder) -> Outcome:
-        outcome = _written(
+        outcome = written(
             Execution(plan, wanted.new, wanted.reader, wanted.options, wanted.observer, writer), writer, staged
         )
         proof = proof_of("base", "a merge into the base, which is behind the merged model", is_exact=True)
@@ -189,7 +188,7 @@ def _over_undo(wanted: _Swap, undo: Undo) -> Report:
             execution = RestoringExecution(
                 restorer, plan, wanted.new, wanted.reader, wanted.options, wanted.observer, writer
             )
-            outcome = _written(execution, writer, staged)
+            outcome = written(execution, writer, staged)
             proof = proof_of("undo", "sha256 of every restored tensor in the undo file", is_exact=True)
             return replace(outcome, scalars=(proof, *outcome.scalars))
 
@@ -216,13 +215,6 @@ def _undo_writer(wanted: _Swap, plan: Plan, base: Base, behind: Behind | None) -
 
 def _with_room(target: Target, writer: UndoWriter | None) -> Target:
     return target if writer is None else replace(target, beside=writer.room)
-
-
-def _written(execution: Execution, writer: UndoWriter | None, staged: StagedFolder) -> Outcome:
-    """Write the files, and the new undo file where there is one."""
-    with writer or nullcontext():
-        execution.write(staged)
-        return Outcome(execution, (writer.finish(staged.finished),) if writer else ())
 
 
 def _in_one_pass(wanted: _Swap) -> Report:

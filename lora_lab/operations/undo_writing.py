@@ -6,7 +6,7 @@ import json
 import os
 import struct
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -21,6 +21,7 @@ from lora_lab.linalg.residual_coding import ChunkEncoder
 from lora_lab.linalg.residuals import Inverse, residual_of
 from lora_lab.operations.layout import header_of
 from lora_lab.operations.room import Beside
+from lora_lab.operations.running import Outcome
 from lora_lab.operations.undo import CODED, FORMAT, HELD_BY
 from lora_lab.storage.atomic import explained
 from lora_lab.storage.files import sha256_of
@@ -37,10 +38,11 @@ if TYPE_CHECKING:
     from lora_lab.domain.base import Base
     from lora_lab.domain.plan import Part, Plan, PlannedFile, Step
     from lora_lab.linalg.residual_coding import Sparse
+    from lora_lab.operations.execution import Execution
     from lora_lab.operations.options import MergeOptions
     from lora_lab.operations.weights import Band
     from lora_lab.storage.disk import Disk
-    from lora_lab.storage.staging import Finished
+    from lora_lab.storage.staging import Finished, StagedFolder
 
     _Seen = tuple[Sparse, torch.Tensor]
 
@@ -340,6 +342,13 @@ class UndoWriter:
             raise OperationError(
                 f"{quoted(self._path)} exists already.", hint="Choose another name, or pass --overwrite."
             )
+
+
+def written(execution: Execution, writer: UndoWriter | None, staged: StagedFolder) -> Outcome:
+    """Write the files, and the undo file where `writer` is there for one."""
+    with writer or nullcontext():
+        execution.write(staged)
+        return Outcome(execution, (writer.finish(staged.finished),) if writer else ())
 
 
 def _is_plain(part: Part) -> bool:
