@@ -3,7 +3,7 @@
     python tests/pictures.py
 
 Writes ``.github/pictures/*.svg``: the library of sample adapters, one adapter with another laid over it, two compared,
-what a rank would cost, and what a merge of two would do.
+what a rank would cost, what a merge of two would do, and what would come of combining them.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ async def take() -> dict[str, str]:
         await until(pilot, lambda: isinstance(app.screen, BudgetScreen))
         await pilot.pause(4)
         taken["budget"] = app.picture()
-    return taken | await compared() | await planned()
+    return taken | await compared() | await planned() | await combined()
 
 
 async def compared() -> dict[str, str]:
@@ -100,6 +100,34 @@ async def planned() -> dict[str, str]:
         await until(pilot, lambda: form.plan is not None, turns=20_000)
         await pilot.pause()
         return {"merge": app.picture()}
+
+
+async def combined() -> dict[str, str]:
+    """The picture of two adapters about to become one."""
+    from tui.fakes import ready, until
+
+    from lora_lab.tui.app import LoraLabApp
+    from lora_lab.tui.combining.screen import CombineScreen
+
+    app = LoraLabApp({"state": False}, ["sample_adapters"], "sample_adapters/base")
+    async with app.run_test(size=SIZE) as pilot:
+        await ready(pilot)
+        rows = app.library.library.rows.items()  # type: ignore[attr-defined]
+        for name in (SHOWN, "snips-r8"):
+            app.library.table.move_to(next(key for key, row in rows if row.name == name))  # type: ignore[attr-defined]
+            await pilot.press("space")
+        await pilot.press("a")
+        await until(pilot, lambda: isinstance(app.screen, CombineScreen))
+        form = app.screen
+        assert isinstance(form, CombineScreen)
+        await until(pilot, lambda: form.methods.method is not None, turns=20_000)
+        await pilot.press("backspace", *"0.7", "down", "backspace", *"0.3")
+        form.methods.choose("ties")
+        form.query_one("#combine-rank NumberEntry").value = "8"  # type: ignore[attr-defined]
+        await pilot.pause()
+        await until(pilot, lambda: form.plan is not None and not form._meeting.is_waiting, turns=20_000)
+        await pilot.pause()
+        return {"combine": app.picture()}
 
 
 def normalised(svg: str) -> str:

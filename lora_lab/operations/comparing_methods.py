@@ -20,6 +20,7 @@ from lora_lab.linalg.spectra import Pair
 from lora_lab.methods.entry_based import parts_of
 from lora_lab.operations.combine import Recipe, supply_of
 from lora_lab.operations.joining import joints_of, widest
+from lora_lab.operations.method_columns import METHODS
 from lora_lab.operations.saved_modules import Saved, gather_saved
 
 if TYPE_CHECKING:
@@ -34,19 +35,6 @@ if TYPE_CHECKING:
     from lora_lab.operations.joining import Joint
     from lora_lab.operations.supply import Portion, Supply
 
-METHODS: Final = (
-    Column("id", "Method", ColumnKind.TEXT),
-    Column("relative_error", "Lost", formula="√Σ‖D − ΔW‖²/√Σ‖D‖², D what the method says, ΔW as it is written"),
-    Column("sum_distance", "Off the sum", formula="√Σ‖Σ wᵢΔWᵢ − ΔW‖²/√Σ‖Σ wᵢΔWᵢ‖²"),
-    Column("rank_min", "r min", ColumnKind.INTEGER),
-    Column("rank_max", "r max", ColumnKind.INTEGER),
-    Column("size_bytes", "Size", ColumnKind.BYTES),
-    Column("parameters", "Parameters", ColumnKind.INTEGER),
-    Column("norm", "‖D‖_F", formula="√Σ‖D‖²"),
-    Column("refused", "Refused", ColumnKind.TEXT),
-    Column("settings", "Settings", ColumnKind.VALUE, is_wide=True),
-    Column("title", "Title", ColumnKind.TEXT, is_wide=True),
-)
 SUM: Final = (
     Column("strengths", "Strengths", ColumnKind.LIST),
     Column("modules", "Modules", ColumnKind.INTEGER),

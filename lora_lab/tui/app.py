@@ -73,6 +73,7 @@ class LoraLabApp(App[None], inherit_bindings=False):
     ESCAPE_TO_MINIMIZE = False
     CSS = """
     * { scrollbar-size-vertical: 1; scrollbar-size-horizontal: 1; }
+    Input { scrollbar-size-horizontal: 0; }
     Toast { max-width: 60; }
     """
 
@@ -220,7 +221,9 @@ class LoraLabApp(App[None], inherit_bindings=False):
         return True
 
     def action_go(self, place: str) -> None:
-        """Go to ``library``, ``detail``, ``compare`` or ``jobs``."""
+        """Go to ``library``, ``detail``, ``compare``, ``combine`` or ``jobs``."""
+        from lora_lab.tui.combining.opening import open_wizard
+        from lora_lab.tui.combining.screen import CombineScreen
         from lora_lab.tui.compare.screen import CompareScreen
         from lora_lab.tui.detail.screen import DetailScreen
         from lora_lab.tui.jobs_screen import JobsScreen
@@ -237,6 +240,12 @@ class LoraLabApp(App[None], inherit_bindings=False):
         elif place == "compare" and not self._return_to(CompareScreen) and self.last_compared is not None:
             locators, names = self.last_compared
             self.open_compare(locators, names=names)
+        elif place == "combine" and not self._return_to(CombineScreen):
+            open_wizard(self)
+
+    def action_combine(self) -> None:
+        """Combine, resize or extract what one is at."""
+        self.action_go("combine")
 
     def action_budget(self) -> None:
         """Show what a rank would cost on the base model that one is at."""
@@ -276,6 +285,10 @@ class LoraLabApp(App[None], inherit_bindings=False):
             from lora_lab.tui.budget.opening import why_no_budget
 
             return why_no_budget(self)
+        if action == "combine" or (action == "go" and parameters == ("combine",)):
+            from lora_lab.tui.combining.opening import why_no_wizard
+
+            return why_no_wizard(self)
         if action == "go" and parameters == ("compare",) and self.last_compared is None:
             return "compare two adapters first: mark them in the library with space, then press c"
         if action == "go" and parameters == ("detail",):

@@ -11,8 +11,12 @@ if TYPE_CHECKING:
 #: Group prefix of jobs that fill what is on screen: nobody asked for them, nothing is lost with them.
 BACKGROUND: Final = "background:"
 
-#: Calls whose units are bytes, and whose report is worth a screen.
-CHANGES: Final = frozenset({"merge", "unmerge", "swap", "verify"})
+#: Calls that make adapters.
+MAKES: Final = frozenset({"combine", "resize", "extract"})
+#: Calls whose report is worth a screen.
+CHANGES: Final = frozenset({"merge", "unmerge", "swap", "verify"}) | MAKES
+#: Those of them whose units are bytes; of the others they are modules.
+IN_BYTES: Final = CHANGES - {"combine", "resize"}
 
 _ACTIVE: Final = frozenset({"queued", "running"})
 
@@ -56,7 +60,7 @@ class JobList:
         return [job for job in self.asked() if job.state in _ACTIVE]
 
     def changes(self) -> list[Job]:
-        """Those that somebody asked for and that write or verify a model."""
+        """Those that somebody asked for and that write something, or verify it."""
         return [job for job in self.asked() if job.request.call in CHANGES]
 
     def asked(self) -> list[Job]:

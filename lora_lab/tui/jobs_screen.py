@@ -12,7 +12,7 @@ from textual.widgets import Static
 from lora_lab.safetext import safe_text
 from lora_lab.tui import bindings, text
 from lora_lab.tui.export import Copied, ExportDocument
-from lora_lab.tui.job_list import CHANGES
+from lora_lab.tui.job_list import IN_BYTES
 from lora_lab.tui.screens import LabScreen
 from lora_lab.tui.widgets.pane import Pane
 from lora_lab.tui.widgets.table import Cell, LabTable, TableColumn
@@ -131,7 +131,7 @@ class JobsScreen(LabScreen):
 
     def _counted(self, job: Job) -> str:
         """How many units are done; of bytes, how many a second."""
-        if job.request.call not in CHANGES:
+        if job.request.call not in IN_BYTES:
             return f"{job.done}/{job.total}" if job.total else ""
         rate = self.lab.job_list.rate(job)
         return f"{text.size(round(rate))}/s" if rate else ""

@@ -35,7 +35,21 @@ __all__ = [
     "number",
     "plural",
     "size",
+    "span",
 ]
+
+
+def span(low: int | None, high: int | None) -> str:
+    """A number, or the ends where there are two; nothing where it is not known.
+
+    Examples
+    --------
+    >>> span(8, 8), span(4, 16), span(None, None)
+    ('8', '4…16', '')
+    """
+    if low is None:
+        return ""
+    return str(low) if low == high else f"{low}…{high}"
 
 
 @lru_cache(maxsize=4096)

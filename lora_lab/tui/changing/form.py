@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from lora_lab.errors import LoraLabError, quoted
+from lora_lab.tui.command_line import session_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,11 +75,6 @@ FIELDS: Final[Mapping[Call, tuple[FormField, ...]]] = {
         _STRENGTHS._replace(about="as the receipt says, or 1 each"),
     ),
 }
-_SWITCHES: Final = {
-    "offline": "--offline",
-    "allow_pickle": "--allow-pickle",
-    "follow_symlinks": "--follow-symlinks",
-}
 
 
 @dataclass(frozen=True)
@@ -141,15 +137,7 @@ class Form:
             value = self._value(one)
             for part in value if isinstance(value, list) else [] if value is None else [value]:
                 words += [one.flag, str(part)] if one.flag else [str(part)]
-        return shlex.join([*words, *self._session_words()])
-
-    def _session_words(self) -> list[str]:
-        words = [flag for name, flag in _SWITCHES.items() if self.session.get(name)]
-        for name, usual in (("device", "auto"), ("seed", 0), ("alpha", None)):
-            value = self.session.get(name, usual)
-            if value != usual:
-                words += [f"--{name}", str(value)]
-        return words
+        return shlex.join([*words, *session_words(self.session)])
 
     def _text(self, one: FormField) -> str:
         return self.typed.get(one.id, "").strip()

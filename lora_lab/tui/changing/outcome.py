@@ -15,6 +15,7 @@ from lora_lab.tui.compare.report_view import matching_rows
 from lora_lab.tui.compare.words import finding_lines, refusal, scalar_parts
 from lora_lab.tui.detail.spectrum_view import flowed
 from lora_lab.tui.detail.tables import ReportTable
+from lora_lab.tui.job_list import IN_BYTES, MAKES
 from lora_lab.tui.screens import LabScreen
 from lora_lab.tui.widgets.pane import Pane
 
@@ -32,7 +33,10 @@ _ACTIVE: Final = ("queued", "running")
 _BAR_WIDTH: Final = 30
 _TICK_SECONDS: Final = 0.5
 _FIRST: Final = {
-    "modules": ("diagnosis", "strength", "strength_error", "realised_cosine", "effective_strength", "changed_fraction")
+    "modules": (
+        *("diagnosis", "strength", "strength_error", "realised_cosine", "effective_strength", "changed_fraction"),
+        *("rank", "relative_error", "ranks"),
+    )
 }
 _VERDICTS: Final = {True: ("✓ proven", "$text-success"), False: ("✗ refuted", "$text-error")}
 
@@ -52,7 +56,10 @@ class OutcomeScreen(LabScreen, inherit_bindings=False):
         *bindings.SCREEN,
         bindings.key("c", "cancel", "Cancel", "Stop it; nothing half-made stays", id="outcome.cancel", show=True),
         bindings.key("m", "next_table", "Table", "Show the report's next table", id="outcome.table", show=True),
-    ]
+        bindings.key("o", "look_into", "Look into", "Look into the new adapter", id="outcome.open", show=True),
+        bindings.key("v", "versus", "Versus", "Compare the new adapter with an input", id="outcome.versus",
+                     show=True),
+    ]  # fmt: skip
     DEFAULT_CSS = """
     OutcomeScreen #outcome-said { height: auto; max-height: 12; padding: 0 1; }
     OutcomeScreen ReportTable { height: 1fr; min-height: 4; }
@@ -113,8 +120,12 @@ class OutcomeScreen(LabScreen, inherit_bindings=False):
             )
         rate, left = jobs.rate(job), jobs.eta_seconds(job)
         share = job.done / job.total
-        figures = [f"{text.size(job.done)} of {text.size(job.total)}"]
-        figures += [f"{text.size(round(rate))}/s"] if rate else []
+        if job.request.call in IN_BYTES:
+            figures = [f"{text.size(job.done)} of {text.size(job.total)}"]
+            figures += [f"{text.size(round(rate))}/s"] if rate else []
+        else:
+            figures = [f"{job.done} of {text.plural(job.total, 'module')}"]
+            figures += [f"{text.number(rate, 3)}/s"] if rate else []
         figures += [f"{text.duration(left)} left"] if left is not None else []
         head = f"{text.bar(share, _BAR_WIDTH):<{_BAR_WIDTH}} {100 * job.done // job.total} %  {'  ·  '.join(figures)}"
         return Content("\n").join([Content(head), Content.styled(safe_text(job.what), "$foreground 65%")])
@@ -122,9 +133,7 @@ class OutcomeScreen(LabScreen, inherit_bindings=False):
     def _cancelled(self) -> str:
         output = self.job.request.arguments.get("output")
         if isinstance(output, str) and os.path.lexists(output):
-            return (
-                f"Cancelled. What stands under {safe_text(output)} is whole: what was there before, or the new model."
-            )
+            return f"Cancelled. What stands under {safe_text(output)} is whole: what was there before, or the new one."
         return "Cancelled. Nothing was written under the output's name."
 
     def _draw(self) -> None:
@@ -185,6 +194,12 @@ class OutcomeScreen(LabScreen, inherit_bindings=False):
             return "there is no other table"
         if action in ("filter", "copy", "export") and not self._tables:
             return "there is nothing to list yet"
+        if action in ("look_into", "versus") and self.job.request.call not in MAKES:
+            return "it made no adapter"
+        if action in ("look_into", "versus") and self.report is None:
+            return "the adapter is not there yet" if self.job.state in _ACTIVE else "there is no adapter"
+        if action == "versus" and not self._inputs:
+            return "it was made of models, and adapters are compared with adapters"
         return super().unavailable(action, parameters)
 
     def action_cancel(self) -> None:
@@ -195,6 +210,29 @@ class OutcomeScreen(LabScreen, inherit_bindings=False):
         """Show the next of several tables."""
         self._number = (self._number + 1) % len(self._tables)
         self._show_table()
+
+    @property
+    def _inputs(self) -> list[str]:
+        """Adapters that an adapter was made of."""
+        arguments = self.job.request.arguments
+        return list(arguments.get("adapters") or filter(None, [arguments.get("adapter")]))
+
+    def action_look_into(self) -> None:
+        """Show the adapter that was made."""
+        self.lab.open_detail(self.job.request.arguments["output"])
+
+    def action_versus(self) -> None:
+        """Show the adapter that was made beside one that it was made of."""
+        from lora_lab.tui.combining.pick import Pick, choices_of
+
+        def show(other: str | None) -> None:
+            if other is not None:
+                self.lab.open_compare((self.job.request.arguments["output"], other))
+
+        if len(self._inputs) == 1:
+            show(self._inputs[0])
+        else:
+            self.app.push_screen(Pick("Compare with", choices_of(self.lab, self._inputs)), show)
 
     def action_filter(self) -> None:
         """Type a filter."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from textual import on
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Input, Label, RadioButton, RadioSet, Static
 
@@ -19,7 +19,7 @@ from lora_lab.tui.confirm import Confirm
 from lora_lab.tui.export import Copied
 from lora_lab.tui.job_list import BACKGROUND
 from lora_lab.tui.screens import LabScreen
-from lora_lab.tui.widgets.pane import Pane
+from lora_lab.tui.widgets.pane import Overflow, Pane
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,7 +83,7 @@ class ChangeScreen(LabScreen, inherit_bindings=False):
 
     def compose_body(self) -> ComposeResult:
         """Operations, fields, plan, command."""
-        with Pane(title="Change a model", id="change-form"), VerticalScroll(can_focus=False):
+        with Pane(title="Change a model", id="change-form"), Overflow():
             with RadioSet(id="change-call"):
                 for call in CALLS:
                     yield RadioButton(call, value=call == self._first)
@@ -91,7 +91,7 @@ class ChangeScreen(LabScreen, inherit_bindings=False):
                 with Horizontal(classes="change--row", id=f"row-{one.id}"):
                     yield Label(one.label)
                     yield Input(self._typed.get(one.id, ""), id=f"field-{one.id}")
-        with Pane(title="Plan", id="change-plan"), VerticalScroll(can_focus=False):
+        with Pane(title="Plan", id="change-plan"), Overflow():
             yield Static("", id="change-said")
         yield Static("", id="change-command")
 

@@ -52,6 +52,7 @@ class CompareKeys(LabScreen, inherit_bindings=False):
         bindings.key("v", "side", "Side", "Next side: right and left of ΔW, then lora_A and lora_B",
                      id="compare.side", show=True),
         bindings.key("w", "swap", "Swap", "Swap A and B", id="compare.swap", show=True),
+        bindings.key("a", "app.combine", "Combine", "Combine the two", id="compare.combine", show=True),
         bindings.key("s", "sort", "Sort", "Sort modules: φ, natural, cosine, φ over random",
                      id="compare.sort", show=True),
         bindings.key("z", "cells", "Cells", "Fit the grid into the pane, or half, or whole cells",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.tui.job_list import BACKGROUND
 
@@ -11,9 +11,8 @@ if TYPE_CHECKING:
 
     from lora_lab.domain.report import Report
     from lora_lab.jobs import Job, JobEvent, JobManager
+    from lora_lab.jobs.model import Call
     from lora_lab.tui.job_list import JobList
-
-Call = Literal["spectrum", "analyze"]
 
 _TABLE: Final = "modules"
 #: From this many modules on, those in sight are asked for in a job of their own, ahead of the rest.

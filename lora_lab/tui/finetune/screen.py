@@ -54,15 +54,14 @@ class FineTuneScreen(LabScreen, inherit_bindings=False):
 
     def __init__(self, base: str, finetuned: str, name: str) -> None:
         super().__init__(f"fine-tune {name}  against  {base}")
-        self._base = base
-        self._finetuned = finetuned
+        self.models = (base, finetuned)
         self._name = name
         self._desk: JobDesk | None = None
 
     def compose_body(self) -> ComposeResult:
         """One analysis."""
         analysis = self.lab.session.registry.analyses[_ANALYSIS]
-        yield AnalysisView(analysis, self._finetuned, base=None, base_model=None, before=(self._base,))
+        yield AnalysisView(analysis, self.models[1], base=None, base_model=None, before=self.models[:1])
 
     @property
     def view(self) -> AnalysisView:

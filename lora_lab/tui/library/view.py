@@ -55,6 +55,14 @@ class LibraryView(LabScreen):
             show=True,
         ),
         bindings.key(
+            "a",
+            "app.combine",
+            "Combine",
+            "Combine the marked adapters; with one: resize it; on a model: extract a LoRA from it",
+            id="library.combine",
+            show=True,
+        ),
+        bindings.key(
             "m",
             "change",
             "Merge",

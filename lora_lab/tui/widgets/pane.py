@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from textual.containers import Vertical
+from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 
 from lora_lab.safetext import safe_text
@@ -48,6 +48,10 @@ class Pane(Vertical):
         self.border_title = _plain(title)
         if note is not None:
             self.border_subtitle = _plain(note)
+
+
+class Overflow(VerticalScroll, can_focus=False, inherit_bindings=False):
+    """What is longer than its pane; whatever in it has the focus is brought into sight."""
 
 
 def _plain(text: str) -> Content | None:

@@ -1,0 +1,158 @@
+"""Asks for one of several adapters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from textual import on
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from lora_lab.domain.library import EntryKind
+from lora_lab.domain.modules import natural_key
+from lora_lab.errors import LoraLabError
+from lora_lab.safetext import safe_text
+from lora_lab.sources.locators import parse
+from lora_lab.tui import bindings, text
+from lora_lab.tui.confirm import Confirm
+from lora_lab.tui.dialog import LabDialog
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from textual.app import ComposeResult
+    from textual.binding import BindingType
+
+    from lora_lab.domain.library import LibraryEntry
+    from lora_lab.tui.app import LoraLabApp
+
+_MOST_SHOWN = 400
+
+
+class Choice(NamedTuple):
+    """An adapter that can be chosen."""
+
+    locator: str
+    name: str
+    about: str = ""
+
+
+def adapters_of(lab: LoraLabApp, given: Sequence[str] = ()) -> list[Choice]:
+    """Adapters of the library that can be read, those that are not `given` first."""
+    entries = [entry for entry in _entries(lab) if entry.kind == EntryKind.ADAPTER and entry.error is None]
+    entries.sort(key=lambda entry: (entry.path in given, natural_key(entry.name)))
+    return [_choice(entry, "is in" if entry.path in given else "") for entry in entries[:_MOST_SHOWN]]
+
+
+def choices_of(lab: LoraLabApp, locators: Sequence[str]) -> list[Choice]:
+    """These, each once, with what the library knows of them."""
+    known = {entry.path: entry for entry in _entries(lab)}
+    return [_choice(known[one]) if one in known else Choice(one, one) for one in dict.fromkeys(locators)]
+
+
+def _entries(lab: LoraLabApp) -> list[LibraryEntry]:
+    from lora_lab.tui.library.screen import LibraryScreen
+
+    home = lab.library
+    return [row.entry for row in home.library.rows.values()] if isinstance(home, LibraryScreen) else []
+
+
+def _choice(entry: LibraryEntry, note: str = "") -> Choice:
+    ranks = text.span(entry.rank_min, entry.rank_max)
+    return Choice(entry.path, entry.name, "  ".join(filter(None, (ranks and f"r {ranks}", entry.base_model, note))))
+
+
+class PickList(OptionList, inherit_bindings=False):
+    """Adapters."""
+
+    HELP_TITLE = "Adapters"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *bindings.described(OptionList.BINDINGS, "options"),
+        *bindings.OPTIONS,
+    ]
+
+
+class Pick(LabDialog["str | None"]):
+    """Closes with a locator, or None.
+
+    Parameters
+    ----------
+    title : what it is chosen for
+    choices : to be listed
+    is_typed : whether another one may be typed
+    """
+
+    DEFAULT_CSS = """
+    Pick .dialog { width: 76; height: auto; }
+    Pick OptionList {
+        height: auto; max-height: 12; border: none; background: $surface; padding: 0;
+        text-wrap: nowrap; text-overflow: ellipsis;
+    }
+    Pick OptionList:focus { border: none; }
+    Pick Input { border: none; height: 1; padding: 0 1; background: $panel; margin-top: 1; }
+    Pick Input:focus { border: none; }
+    Pick #pick-reason { height: auto; color: $text-error; }
+    """
+    HELP_TITLE = "Choose an adapter"
+
+    def __init__(self, title: str, choices: Sequence[Choice], *, is_typed: bool = False) -> None:
+        super().__init__()
+        self._title = title
+        self._choices = tuple(choices)
+        self._is_typed = is_typed
+
+    def compose_dialog(self) -> ComposeResult:
+        """What is here, and a line for anything else."""
+        box = Vertical(classes="dialog")
+        box.border_title = Content(safe_text(self._title))
+        more = "tab types another · " if self._is_typed and self._choices else ""
+        box.border_subtitle = Content(f"⏎ takes it · {more}esc cancels")
+        with box:
+            yield PickList(*(_option(number, choice) for number, choice in enumerate(self._choices)))
+            if self._is_typed:
+                yield Input(placeholder="a folder, a file, or org/name on the Hub", id="pick-path")
+            yield Static("", id="pick-reason")
+
+    def on_mount(self) -> None:
+        """Start at the first."""
+        options = self.query_one(PickList)
+        options.display = bool(self._choices)
+        if self._choices:
+            options.highlighted = 0
+            options.focus()
+        else:
+            self.query_one(Input).focus()
+
+    @on(OptionList.OptionSelected)
+    def _chosen(self, event: OptionList.OptionSelected) -> None:
+        if event.option_id is not None:
+            self.dismiss(self._choices[int(event.option_id)].locator)
+
+    @on(Input.Submitted)
+    def _typed(self, event: Input.Submitted) -> None:
+        """Take what was typed; ask before anything is fetched."""
+        typed = event.value.strip()
+        try:
+            place = parse(typed) if typed else None
+        except LoraLabError as error:
+            self.query_one("#pick-reason", Static).update(Content(safe_text(str(error))))
+            return
+        if place is None:
+            self.query_one("#pick-reason", Static).update(Content("Type a path, or esc cancels."))
+        elif place.is_local:
+            self.dismiss(str(place.path))
+        else:
+
+            def answer(yes: bool | None) -> None:
+                if yes:
+                    self.dismiss(typed)
+
+            question = f"{typed} is not on this machine. It would be fetched from the Hub."
+            self.app.push_screen(Confirm(question, "fetch it"), answer)
+
+
+def _option(number: int, choice: Choice) -> Option:
+    about = Content.styled(safe_text(choice.about), "$foreground 65%")
+    return Option(Content.assemble(safe_text(choice.name, limit=40), "  ", about), id=str(number))

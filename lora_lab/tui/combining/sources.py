@@ -1,0 +1,249 @@
+"""The adapters of a combination, each with its strength, and what their headers say of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+
+from textual import on
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import Input, Label, Static
+
+from lora_lab.errors import LoraLabError
+from lora_lab.safetext import safe_text
+from lora_lab.sources.locators import parse
+from lora_lab.tui import bindings, text
+from lora_lab.tui.combining.fields import NumberEntry
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Mapping, Sequence
+
+    from textual.app import ComposeResult
+    from textual.binding import BindingType
+
+    from lora_lab.extension.contracts import MergeMethod
+    from lora_lab.tui.app import LoraLabApp
+    from lora_lab.tui.combining.recipe import Source
+
+_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_MARKS: Final = ("$mark-a", "$mark-b")
+
+
+class Facts(NamedTuple):
+    """What is known of an input without reading a weight."""
+
+    name: str
+    rank_min: int | None = None
+    rank_max: int | None = None
+    reason: str = ""  # why it cannot be read
+
+    @property
+    def ranks(self) -> str:
+        """Its rank, or the ends of its ranks."""
+        said = text.span(self.rank_min, self.rank_max)
+        return f"r {said}" if said else ""
+
+
+@dataclass
+class MethodsRead(Message):
+    """Which methods there are; or why that cannot be known."""
+
+    methods: tuple[MergeMethod, ...] = ()
+    reason: str = ""
+
+
+@dataclass
+class SourceRead(Message):
+    """What the headers of an input say."""
+
+    locator: str
+    facts: Facts
+
+
+def read_methods(app: LoraLabApp, stop: threading.Event, tell: Callable[[Message], bool]) -> None:
+    """Tell of the methods that are installed; a plugin is loaded beside the screen."""
+    del stop
+    try:
+        methods = tuple(app.session.registry.methods.values())
+    except Exception as error:  # a plugin may do anything while it is loaded
+        tell(MethodsRead(reason=f"The methods cannot be read: {type(error).__name__}: {error}."))
+    else:
+        tell(MethodsRead(methods))
+
+
+def read_source(
+    app: LoraLabApp, locator: str, name: str, stop: threading.Event, tell: Callable[[Message], bool]
+) -> None:
+    """Tell what the headers of an adapter on this machine say; nothing is fetched for it."""
+    del stop
+    try:
+        if not parse(locator).is_local:
+            return
+        adapter = app.session.adapter(locator)
+    except LoraLabError as error:
+        tell(SourceRead(locator, Facts(name, reason=error.message)))
+    except Exception as error:  # what is there may be anything
+        tell(SourceRead(locator, Facts(name, reason=f"It cannot be read: {type(error).__name__}: {error}.")))
+    else:
+        tell(SourceRead(locator, Facts(name, *adapter.ranks)))
+
+
+def letter(place: int) -> str:
+    """What an input is called beside its name.
+
+    Examples
+    --------
+    >>> letter(0), letter(25), letter(26)
+    ('A', 'Z', '27')
+    """
+    return _LETTERS[place] if place < len(_LETTERS) else str(place + 1)
+
+
+class SourceRow(Vertical):
+    """One adapter: its letter, its name, its rank, and a field for its strength."""
+
+    DEFAULT_CSS = """
+    SourceRow { height: auto; }
+    SourceRow Horizontal { height: 1; padding: 0 1 0 0; }
+    SourceRow .source--who { width: 1fr; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
+    SourceRow .source--rank { width: auto; color: $foreground 65%; padding: 0 1; }
+    SourceRow NumberEntry { border: none; height: 1; padding: 0 1; background: $panel; width: 10; }
+    SourceRow NumberEntry:focus { border: none; background: $primary 25%; }
+    SourceRow NumberEntry.-wrong, SourceRow NumberEntry.-wrong:focus {
+        border: none; border-left: outer $error; border-right: outer $error; padding: 0;
+    }
+    SourceRow .source--reason { display: none; height: auto; color: $text-error; padding: 0 1; }
+    SourceRow.-refused .source--reason { display: block; }
+    """
+
+    def compose(self) -> ComposeResult:
+        """One line, and the reason below."""
+        with Horizontal():
+            yield Static("", classes="source--who")
+            yield Label("", classes="source--rank")
+            yield Label("× ")
+            yield NumberEntry("1")
+        yield Static("", classes="source--reason")
+
+    @property
+    def entry(self) -> NumberEntry:
+        """Where the strength is typed."""
+        return self.query_one(NumberEntry)
+
+    def show(self, place: int, source: Source, facts: Facts) -> None:
+        """Write all of it."""
+        tone = _MARKS[place] if place < len(_MARKS) else "$text-accent"
+        who = Content.assemble(Content.styled(f"{letter(place)} ", f"bold {tone}"), safe_text(facts.name))
+        self.query_one(".source--who", Static).update(who)
+        self.query_one(".source--rank", Label).update(Content(facts.ranks))
+        if self.entry.value != source.strength:
+            self.entry.value = source.strength
+
+    def refuse(self, reason: str, *, is_typed: bool) -> None:
+        """Show the reason; the field is marked when it is about what is typed there."""
+        self.entry.set_class(bool(reason) and is_typed, "-wrong")
+        self.set_class(bool(reason), "-refused")
+        self.query_one(".source--reason", Static).update(Content(f"✗ {safe_text(reason)}"))
+
+
+class SourceList(VerticalScroll, can_focus=False, inherit_bindings=False):
+    """All of them, in order."""
+
+    HELP_TITLE = "Inputs"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        bindings.key("d", "remove", "Remove", "Take this input out", id="sources.remove", show=True),
+        bindings.key("K,shift+up", "move(-1)", "Up", "Move this input before the one above", id="sources.up"),
+        bindings.key("J,shift+down", "move(1)", "Down", "Move this input behind the one below", id="sources.down"),
+    ]
+    DEFAULT_CSS = """
+    SourceList { height: auto; max-height: 100%; }
+    SourceList #source-none { color: $foreground 70%; padding: 0 1; display: none; height: auto; }
+    SourceList.-empty #source-none { display: block; }
+    """
+
+    @dataclass
+    class Changed(Message):
+        """Other inputs, another order, or another strength."""
+
+    def __init__(self, sources: Sequence[Source], *, id: str | None = None) -> None:  # noqa: A002
+        super().__init__(id=id)
+        self.sources = list(sources)
+        self.facts: dict[str, Facts] = {}
+
+    def compose(self) -> ComposeResult:
+        """A row for each."""
+        yield Static(Content("no input yet: a adds one"), id="source-none")
+        for _ in self.sources:
+            yield SourceRow()
+
+    def on_mount(self) -> None:
+        """Fill the rows."""
+        self.draw()
+
+    @property
+    def rows(self) -> list[SourceRow]:
+        """From above."""
+        return list(self.query(SourceRow))
+
+    def facts_of(self, locator: str) -> Facts:
+        """As far as they are known."""
+        return self.facts.get(locator) or Facts(locator.rstrip("/").rpartition("/")[2] or locator)
+
+    def draw(self, faults: Mapping[str, str] | None = None) -> None:
+        """Write every row anew."""
+        self.set_class(not self.sources, "-empty")
+        with self.prevent(Input.Changed):
+            for place, (row, source) in enumerate(zip(self.rows, self.sources, strict=False)):
+                if not row.is_mounted:
+                    continue
+                facts = self.facts_of(source.locator)
+                row.show(place, source, facts)
+                typed = (faults or {}).get(f"strength:{place}", "")
+                row.refuse(typed or facts.reason, is_typed=bool(typed))
+
+    @property
+    def _place(self) -> int | None:
+        return next((place for place, row in enumerate(self.rows) if row.has_focus_within), None)
+
+    async def add(self, source: Source) -> None:
+        """Add one at the end, and go to its strength."""
+        row = SourceRow()
+        self.sources.append(source)
+        await self.mount(row)
+        self.draw()
+        row.entry.focus()
+        self.post_message(self.Changed())
+
+    async def action_remove(self) -> None:
+        """Take the one out whose strength has the focus."""
+        place = self._place
+        if place is None:
+            return
+        del self.sources[place]
+        if self.sources:
+            self.rows[max(0, place - 1)].entry.focus()
+        await self.rows[-1].remove()
+        self.draw()
+        self.post_message(self.Changed())
+
+    def action_move(self, step: int) -> None:
+        """Change places with the one above or below."""
+        place = self._place
+        if place is None or not 0 <= place + step < len(self.sources):
+            return
+        other = place + step
+        self.sources[place], self.sources[other] = self.sources[other], self.sources[place]
+        self.draw()
+        self.rows[other].entry.focus()
+        self.post_message(self.Changed())
+
+    @on(Input.Changed)
+    def _typed(self, message: Input.Changed) -> None:
+        message.stop()
+        for place, row in enumerate(self.rows):
+            if row.is_mounted and row.entry is message.input and place < len(self.sources):
+                self.sources[place] = self.sources[place]._replace(strength=message.value)
+        self.post_message(self.Changed())
