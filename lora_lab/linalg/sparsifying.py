@@ -64,9 +64,9 @@ def kept_by_chance(entries: Entries, density: float, key: int) -> Entries:
     ----------
     key : of the random bits, see :func:`~lora_lab.linalg.counters.key_of`
     """
-    if density >= 1.0:
-        return entries
     limit, columns = chance_limit(density), entries.shape[1]
+    if limit > torch.iinfo(torch.int32).max:  # all of what is drawn lies below
+        return entries
 
     def rows(first: int, end: int) -> torch.Tensor:
         block = entries.rows(first, end)

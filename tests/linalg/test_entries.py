@@ -156,7 +156,7 @@ def test_keys_differ_by_seed_and_content_alone() -> None:
 
 
 @pytest.mark.usefixtures("block_elements")
-@pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("density", [0.0, 0.3, 1 - 1e-12, 1.0])
 def test_dare(density: float) -> None:
     """The drawn entries divided by the density; the same whatever the blocks."""
     one = pair((41, 33), 2)

@@ -1,0 +1,1 @@
+"""Merging by subspaces: what adapters share, what each has to itself, and directions made orthogonal."""
