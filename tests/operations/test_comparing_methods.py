@@ -95,7 +95,7 @@ def test_one_failing_method_takes_none_of_the_others_down(adapters: list[str], m
     session = Session()
     known = {**session.registry.methods, "failing": Failing(), "shapeless": Shapeless()}
     monkeypatch.setattr(session.registry, "methods", known)
-    record = PluginRecord("strange", "strange 1.0", "1.0")
+    record = PluginRecord("strange", "strange 1.0", "strange", "1.0")
     monkeypatch.setattr(type(session.registry), "plugin_of", lambda *_: record)
     rows = {row["id"]: row for row in session.compare_methods(adapters, rank=2).table("methods").rows}
     assert "'failing' of the plugin 'strange' failed: ZeroDivisionError: by zero" in rows["failing"]["refused"]

@@ -55,7 +55,7 @@ class IsoCTS(SubspaceMethod):
     """
 
     id = "iso_cts"
-    title = "Isotropic merging in common and task-specific subspaces"
+    title = "Isotropic merging, common and task-specific"
     summary = "Isotropic merging in which each task keeps some directions that the sum would lose."
     reference = "arXiv 2502.04959"
     parameters = (

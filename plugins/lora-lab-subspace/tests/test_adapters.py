@@ -106,6 +106,7 @@ def weight(found: Factors, like: torch.Tensor) -> torch.Tensor:
     return (product.T if like.ndim == 2 and product.shape != like.shape else product).reshape(like.shape)
 
 
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to")  # PEFT sees a Conv1D and a linear layer under one word
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("cut", [{}, {"rank": 3}, {"energy": 0.8}, {"parameters": 900}])
