@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 from lora_lab.domain.report import Finding
 from lora_lab.domain.sharing import Landed
-from lora_lab.errors import HubError, quoted
+from lora_lab.errors import HubError, LoraLabError, quoted
 from lora_lab.operations.push_report import report_of, verdict_of
-from lora_lab.sources.hub_retries import retrying
-from lora_lab.sources.hub_upload import Shipment, UnsettledError, arrived, send
+from lora_lab.sources.hub_upload import MADE_AND_EMPTY, Shipment, UnsettledError, arrived, send
 
 if TYPE_CHECKING:
     from lora_lab.domain.progress import Observer
     from lora_lab.domain.report import Report
     from lora_lab.operations.push import PushPlan
+    from lora_lab.sources.hub_access import HubAccess
 
 
-def carry_out(plan: PushPlan, observer: Observer) -> Report:
+def carry_out(plan: PushPlan, access: HubAccess, observer: Observer) -> Report:
     """Send what `plan` says, in one commit, and compare what is there with it.
 
     Raises
@@ -34,17 +34,17 @@ def carry_out(plan: PushPlan, observer: Observer) -> Report:
         same = {file.name: True for file in plan.files}
         return report_of(plan, landed=there, arrived=same, findings=(Finding("nothing_to_send", said),))
     shipment = Shipment(
-        target, plan.files_to_send, plan.message, plan.description, options.is_public, options.create_pr
+        target, access, plan.files_to_send, plan.message, plan.description, options.is_public, options.create_pr
     )
     try:
         landed = send(shipment, observer)
     except UnsettledError as error:
-        return _settled(plan, error)
+        return _settled(plan, access, error)
     findings: list[Finding] = []
     hashes = None
     try:
-        _, hashes = arrived(target, plan.files, commit=landed.commit, retrying=retrying)
-    except HubError as error:
+        _, hashes = arrived(target, plan.files, access, commit=landed.commit)
+    except LoraLabError as error:
         said = f"Whether every file arrived as it was sent could not be established: {error.message}"
         findings.append(Finding("not_established", said))
     wrong = sorted(name for name, is_there in (hashes or {}).items() if is_there is False)
@@ -54,7 +54,7 @@ def carry_out(plan: PushPlan, observer: Observer) -> Report:
     return report_of(plan, landed=landed, arrived=hashes, findings=tuple(findings))
 
 
-def _settled(plan: PushPlan, error: UnsettledError) -> Report:
+def _settled(plan: PushPlan, access: HubAccess, error: UnsettledError) -> Report:
     """Look whether a commit whose reply was lost is there; it is not sent again.
 
     Raises
@@ -70,11 +70,13 @@ def _settled(plan: PushPlan, error: UnsettledError) -> Report:
     if plan.options.create_pr:
         raise unknown from None
     try:
-        commit, hashes = arrived(target, plan.files, commit=None, retrying=retrying)
-    except HubError:
+        commit, hashes = arrived(target, plan.files, access, commit=None)
+    except LoraLabError:
         raise unknown from None
     if commit == target.parent or verdict_of(hashes) is False:
-        raise HubError(f"{error.message} Nothing was committed to {quoted(target.repository)}.", hint=error.hint)
+        shown = quoted(target.repository)
+        made = f"Nothing was committed to {shown}." if target.exists else f"{shown} {MADE_AND_EMPTY}."
+        raise HubError(f"{error.message} {made}", hint=error.hint) from None
     said = "The Hub's reply to the commit was lost; the commit is there nevertheless, and was not sent twice."
     landed = Landed(commit, f"{target.url}/commit/{commit}")
     return report_of(plan, landed=landed, arrived=hashes, findings=(Finding("reply_lost", said),))

@@ -20,13 +20,18 @@ if TYPE_CHECKING:
     from lora_lab.domain.report import Report
     from lora_lab.domain.sharing import CardFacts, Target
     from lora_lab.operations.push import PushPlan
+    from lora_lab.sources.hub import Hub
 
 
 class Pushing(ABC):
     """Pushes what a session can open."""
 
-    offline: bool
     _cache_folder: Path | None
+
+    @property
+    @abstractmethod
+    def hub(self) -> Hub:
+        """The Hub, as this session may ask it."""
 
     @abstractmethod
     def open(self, locator: str) -> Adapter | Base:
@@ -94,18 +99,18 @@ class Pushing(ABC):
                 hint="Look at it again.",
             )
         stop_if_cancelled(watcher)
-        return carry_out(plan, watcher)
+        return carry_out(plan, self.hub.access, watcher)
 
     def _planned(
         self, folder: str, repository: str, revision: str | None, options: Any, observer: Observer, *, dry_run: bool
     ) -> PushPlan:
         from lora_lab.operations.push import plan_push
-        from lora_lab.sources.hub_retries import retrying
         from lora_lab.sources.hub_target import card_facts, look, named_target
 
         subject = self.open(folder)
-        target: Target = named_target(repository, revision)
-        is_asked = not self._is_offline()
+        access = self.hub.access
+        target: Target = named_target(repository, revision, access.endpoint)
+        is_asked = not access.is_offline
         if not is_asked and not dry_run:
             raise LoraLabError(
                 f"Nothing can be pushed to {quoted(target.repository)} without asking the Hub.",
@@ -115,11 +120,11 @@ class Pushing(ABC):
 
         def facts(name: str) -> CardFacts | None:
             if name not in known:
-                known[name] = card_facts(target.endpoint, name, retrying=retrying)
+                known[name] = card_facts(name, access, is_cancelled=observer.is_cancelled)
             return known[name]
 
         if is_asked:
-            target = look(target, create_pr=options.create_pr, retrying=retrying)
+            target = look(target, access, create_pr=options.create_pr, is_cancelled=observer.is_cancelled)
         return plan_push(
             subject,
             target,
@@ -128,11 +133,6 @@ class Pushing(ABC):
             sha256_of=Fingerprints(self._cache_folder).of,
             pictured=lambda: self._pictured(folder, target.repository, observer),
         )
-
-    def _is_offline(self) -> bool:
-        from huggingface_hub import constants
-
-        return self.offline or constants.is_offline_mode()
 
     def _pictured(
         self, folder: str, name: str, observer: Observer

@@ -22,6 +22,7 @@ from lora_lab.session.partial import parts_of
 from lora_lab.session.placing import InMebibytes, existing
 from lora_lab.session.pulling import Pulling
 from lora_lab.session.pushing import Pushing
+from lora_lab.session.shelving import Shelving
 from lora_lab.sources.locators import parse
 from lora_lab.storage.folders import cache_folder
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from lora_lab.domain.report import Report
 
 
-class Session(Opening, Looking, Arranging, Extracting, Measuring, Pulling, Pushing):
+class Session(Opening, Looking, Arranging, Extracting, Measuring, Pulling, Pushing, Shelving):
     """Opens, lists and analyses adapters and bases.
 
     Parameters

@@ -13,16 +13,20 @@ import threading
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from lora_lab.domain.sharing import Landed, RemoteFile
+from lora_lab.domain.sharing import Landed
 from lora_lab.errors import CancelledError, HubError, quoted
-from lora_lab.sources.hub_words import refusal_of
+from lora_lab.sources.hub_access import quiet_client
+from lora_lab.sources.hub_refusals import persistently, refusal_of
+from lora_lab.sources.hub_target import remote_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from lora_lab.domain.progress import Observer
-    from lora_lab.domain.sharing import Outgoing, Target
+    from lora_lab.domain.sharing import Outgoing, RemoteFile, Target
+    from lora_lab.sources.hub_access import HubAccess
 
+MADE_AND_EMPTY: Final = "was made and is empty; nothing was committed"
 _TICK_SECONDS: Final = 0.05
 _SHOWN_STDERR: Final = 300
 _PHASES: Final = {
@@ -38,6 +42,7 @@ class Shipment:
     """What is sent where, as a person said yes to it."""
 
     target: Target
+    access: HubAccess
     files: Sequence[Outgoing]
     message: str
     description: str
@@ -47,7 +52,7 @@ class Shipment:
     def to_json(self) -> dict[str, Any]:
         """The request to the child."""
         return {
-            "endpoint": self.target.endpoint,
+            "send_token_to": list(self.access.send_token_to),
             "repository": self.target.repository,
             "revision": self.target.revision,
             "parent": self.target.parent,
@@ -165,7 +170,7 @@ class _Child:
         if self._phase == "commit":
             return f"The commit was under way; whether it arrived stands on {self._shipment.target.url}"
         if self._was_created:
-            return f"{shown} was made and is empty; nothing was committed."
+            return f"{shown} {MADE_AND_EMPTY}."
         return f"Nothing was committed to {shown}."
 
     def kill(self) -> None:
@@ -191,7 +196,7 @@ class UnsettledError(HubError):
 
 
 def arrived(
-    target: Target, files: Sequence[Outgoing], *, commit: str | None, retrying: Callable[[Callable[[], Any]], Any]
+    target: Target, files: Sequence[Outgoing], access: HubAccess, *, commit: str | None
 ) -> tuple[str, dict[str, bool | None]]:
     """Which of `files` the repository has with the bytes that were sent.
 
@@ -205,20 +210,17 @@ def arrived(
 
     Raises
     ------
-    HubError
+    LoraLabError
         the Hub could not be asked.
     """
-    from huggingface_hub import HfApi
-
-    api = HfApi(endpoint=target.endpoint, library_name="lora-lab")
+    api = access.api()
     revision = commit or target.revision
     try:
-        info = retrying(lambda: api.model_info(target.repository, revision=revision, files_metadata=True))
+        with quiet_client():
+            info = persistently(lambda: api.model_info(target.repository, revision=revision, files_metadata=True))
     except Exception as error:
-        raise refusal_of(error, target.repository, "looking at what arrived") from None
-    there = {}
-    for one in info.siblings or []:
-        there[one.rfilename] = RemoteFile(one.size, one.lfs.sha256 if one.lfs is not None else None, one.blob_id)
+        raise refusal_of(error, target.repository, access, doing="be looked at") from None
+    there = remote_files(info)
     return str(info.sha), {file.name: _is_there(there.get(file.name), file) for file in files}
 
 

@@ -13,7 +13,10 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Final, Self, TextIO
+from typing import TYPE_CHECKING, Any, Final, Self, TextIO
+
+if TYPE_CHECKING:
+    from lora_lab.sources.hub_access import HubAccess
 
 _TICK_SECONDS: Final = 0.1
 _WHOLE: Final = "Processing Files"  # what the storage's client calls the bar over all files
@@ -76,11 +79,11 @@ class Bars:
         return sum(self._seen.values())
 
 
-def push(request: dict[str, Any], teller: Teller) -> dict[str, Any]:
+def push(request: dict[str, Any], access: HubAccess, teller: Teller) -> dict[str, Any]:
     """Send everything, in one commit; what became of it."""
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd
 
-    api = HfApi(endpoint=request["endpoint"], library_name="lora-lab")
+    api = access.api()
     repository, revision, parent = request["repository"], request["revision"], request["parent"]
     if request["create"]:
         teller.begin("create")
@@ -137,26 +140,22 @@ def _require_unchanged(files: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Take the request, do it, tell of it."""
-    from lora_lab.sources.hub_words import is_unanswered, refusal_of
+    from lora_lab.sources.hub_access import HubAccess
+    from lora_lab.sources.hub_push_refusals import is_unanswered, push_refusal
 
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_until_orphaned, daemon=True).start()
     teller = Teller(events)
-    doing = {
-        "create": "making the repository",
-        "branch": "making the branch",
-        "upload": "sending the files",
-        "commit": "making the commit",
-    }
+    access = HubAccess(send_token_to=tuple(request["send_token_to"]))
     try:
-        teller.send(landed=push(request, teller))
+        teller.send(landed=push(request, access, teller))
     except _ChangedError as error:
         sentence = f"{str(error)!r} changed while it was sent: something else wrote to it."
         teller.send(error=sentence, hint="Wait until it is finished, then push again.", is_settled=True)
     except Exception as error:
-        refusal = refusal_of(error, request["repository"], doing.get(teller.phase, "talking"))
+        refusal = push_refusal(error, request["repository"], access)
         is_settled = teller.phase != "commit" or not is_unanswered(error)
         teller.send(error=refusal.message, hint=refusal.hint, is_settled=is_settled)
     events.flush()

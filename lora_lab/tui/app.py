@@ -221,16 +221,19 @@ class LoraLabApp(App[None], inherit_bindings=False):
         return True
 
     def action_go(self, place: str) -> None:
-        """Go to ``library``, ``detail``, ``compare``, ``combine`` or ``jobs``."""
+        """Go to ``library``, ``detail``, ``compare``, ``combine``, ``hub`` or ``jobs``."""
         from lora_lab.tui.combining.opening import open_wizard
         from lora_lab.tui.combining.screen import CombineScreen
         from lora_lab.tui.compare.screen import CompareScreen
         from lora_lab.tui.detail.screen import DetailScreen
+        from lora_lab.tui.hub.screen import HubScreen
         from lora_lab.tui.jobs_screen import JobsScreen
         from lora_lab.tui.library.screen import LibraryScreen
 
         if place == "library":
             self.go_home()
+        elif place == "hub" and not self._return_to(HubScreen):
+            self.push_screen(HubScreen())
         elif place == "jobs" and not isinstance(self.place, JobsScreen):
             self.push_screen(JobsScreen())
         elif place == "detail" and not self._return_to(DetailScreen):

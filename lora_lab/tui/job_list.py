@@ -14,9 +14,12 @@ BACKGROUND: Final = "background:"
 #: Calls that make adapters.
 MAKES: Final = frozenset({"combine", "resize", "extract"})
 #: Calls whose report is worth a screen.
-CHANGES: Final = frozenset({"merge", "unmerge", "swap", "verify"}) | MAKES
-#: Those of them whose units are bytes; of the others they are modules.
-IN_BYTES: Final = CHANGES - {"combine", "resize"}
+CHANGES: Final = frozenset({"merge", "unmerge", "swap", "verify", "push"}) | MAKES
+#: Calls whose units are bytes; of the others they are modules.
+IN_BYTES: Final = (CHANGES | {"pull"}) - {"combine", "resize"}
+
+#: What a push that can no longer be taken back says of itself.
+COMMITTING: Final = "committing"
 
 _ACTIVE: Final = frozenset({"queued", "running"})
 
@@ -60,7 +63,7 @@ class JobList:
         return [job for job in self.asked() if job.state in _ACTIVE]
 
     def changes(self) -> list[Job]:
-        """Those that somebody asked for and that write something, or verify it."""
+        """Those that somebody asked for and that write, verify or send something."""
         return [job for job in self.asked() if job.request.call in CHANGES]
 
     def asked(self) -> list[Job]:

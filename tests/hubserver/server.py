@@ -223,7 +223,9 @@ class HubServer:
         account = self.store.account(request.token)
         if account is None:
             return refuse(401, "Invalid username or password.")
-        pull = request.one("create_pr") or _PULL in request.path or "refs%2Fpr%2F" in request.path
+        # Bytes may be sent by anyone who may write anywhere: a pull request refers to them, or nothing does.
+        bytes_alone = _BATCH.fullmatch(request.path) is not None
+        pull = bytes_alone or request.one("create_pr") or _PULL in request.path or "refs%2Fpr%2F" in request.path
         if pull and account.role == "write":
             return None
         what = "Your token has no write role" if account.owns(repository.id) else "You have no write access"

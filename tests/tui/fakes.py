@@ -120,6 +120,12 @@ class FakeJob:
     what: str = ""
     error: str | None = None
     hint: str | None = None
+    finished_seconds: float | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will happen to it any more."""
+        return self.state in ("done", "failed", "cancelled")
 
 
 @dataclass

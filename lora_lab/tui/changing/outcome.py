@@ -15,7 +15,7 @@ from lora_lab.tui.compare.report_view import matching_rows
 from lora_lab.tui.compare.words import finding_lines, refusal, scalar_parts
 from lora_lab.tui.detail.spectrum_view import flowed
 from lora_lab.tui.detail.tables import ReportTable
-from lora_lab.tui.job_list import IN_BYTES, MAKES
+from lora_lab.tui.job_list import COMMITTING, IN_BYTES, MAKES
 from lora_lab.tui.screens import LabScreen
 from lora_lab.tui.widgets.pane import Pane
 
@@ -38,7 +38,14 @@ _FIRST: Final = {
         *("rank", "relative_error", "ranks"),
     )
 }
-_VERDICTS: Final = {True: ("✓ proven", "$text-success"), False: ("✗ refuted", "$text-error")}
+_VERDICTS: Final = {
+    "verify": {True: ("✓ proven", "$text-success"), False: ("✗ refuted", "$text-error")},
+    "push": {
+        True: ("✓ everything is there as it was sent", "$text-success"),
+        False: ("✗ other bytes arrived than were sent", "$text-error"),
+    },
+}
+_NOT_ESTABLISHED: Final = ("? not established", "$text-warning")
 
 
 class OutcomeScreen(LabScreen, inherit_bindings=False):
@@ -131,6 +138,10 @@ class OutcomeScreen(LabScreen, inherit_bindings=False):
         return Content("\n").join([Content(head), Content.styled(safe_text(job.what), "$foreground 65%")])
 
     def _cancelled(self) -> str:
+        if self.job.request.call == "push":
+            if self.job.what == COMMITTING:
+                return "Cancelled while the commit was under way; the repository's page says whether it arrived."
+            return "Cancelled. Nothing was committed."
         output = self.job.request.arguments.get("output")
         if isinstance(output, str) and os.path.lexists(output):
             return f"Cancelled. What stands under {safe_text(output)} is whole: what was there before, or the new one."
@@ -161,8 +172,9 @@ class OutcomeScreen(LabScreen, inherit_bindings=False):
         report = self.report
         assert report is not None
         lines = []
-        if self.job.request.call == "verify":
-            said, tone = _VERDICTS.get(report.verdict, ("? not established", "$text-warning"))  # type: ignore[arg-type]
+        verdicts = _VERDICTS.get(self.job.request.call)
+        if verdicts is not None:
+            said, tone = _NOT_ESTABLISHED if report.verdict is None else verdicts[report.verdict]
             lines.append(Content.styled(said, f"bold {tone}"))
         parts = scalar_parts(report)
         if self._tables:

@@ -9,6 +9,7 @@ from textual.widgets import Input
 
 from lora_lab.domain.library import EntryKind
 from lora_lab.tui.export import Copied, as_tsv
+from lora_lab.tui.hub.opening import open_push, why_no_push
 from lora_lab.tui.library.model import document_of
 from lora_lab.tui.library.rows import COLUMNS, TITLES
 from lora_lab.tui.library.view import LibraryView
@@ -31,6 +32,8 @@ class LibraryScreen(LibraryView):
             return "mark two adapters with space first"
         if action in ("find_next", "find_previous") and not self.library.filter:
             return "there is no filter; / sets one"
+        if action == "push":
+            return why_no_push(self._entry())
         return super().unavailable(action, parameters)
 
     def action_mark(self) -> None:
@@ -64,17 +67,25 @@ class LibraryScreen(LibraryView):
         from lora_lab.tui.changing.opening import open_form
 
         marked = [self.library.rows[self.library.marks[mark]].entry for mark in sorted(self.library.marks)]
-        key = self.table.cursor_key
+        entry = self._entry()
+        open_form(self.lab, entry if entry is not None and not entry.error else None, marked)
+
+    def action_push(self) -> None:
+        """Open the form of a push, for the row under the cursor."""
+        entry = self._entry()
+        if entry is not None:
+            open_push(self.lab, entry)
+
+    def _entry(self) -> LibraryEntry | None:
+        """What the row under the cursor is about."""
+        key = self.table.cursor_key if self.is_mounted else None
         row = self.library.rows.get(key) if key else None
-        open_form(self.lab, row.entry if row is not None and not row.entry.error else None, marked)
+        return None if row is None else row.entry
 
     def _model(self) -> LibraryEntry | None:
         """The full model under the cursor; None when there is none that can be read."""
-        key = self.table.cursor_key
-        row = self.library.rows.get(key) if key else None
-        if row is None or row.entry.kind != EntryKind.BASE or row.entry.error is not None:
-            return None
-        return row.entry
+        entry = self._entry()
+        return entry if entry is not None and entry.kind == EntryKind.BASE and entry.error is None else None
 
     def action_sort(self) -> None:
         """Sort by the column of the cursor, or turn the order round."""

@@ -70,6 +70,7 @@ class LibraryView(LabScreen):
             id="library.change",
             show=True,
         ),
+        bindings.key("u", "push", "Push", "Push the adapter or model to the Hub", id="library.push", show=True),
         bindings.key("q", "back", "Quit", "Quit", id="back", show=True),
     ]
     DEFAULT_CSS = """
@@ -154,6 +155,12 @@ class LibraryView(LabScreen):
         self.table.refresh()
         lab, sources, generation = self.lab, list(self.sources), self._generation
         self._stop_scan = work_beside(lambda stop, tell: scan(lab, sources, generation, stop, tell), self, "scan")
+
+    def add_source(self, locator: str) -> None:
+        """List one more folder, adapter or model."""
+        if locator not in self.sources:
+            self.sources.append(locator)
+        self.action_rescan()
 
     def on_entries_found(self, message: EntriesFound) -> None:
         """Show what was found."""
