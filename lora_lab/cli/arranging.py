@@ -121,6 +121,7 @@ def combine_command(sources: Sequence[str], settings: Sequence[str], sweeps: Seq
     By the change of weights that each of them is, whatever its rank and scaling. `lora-lab methods A B --rank R` says
     before what each method would lose, `lora-lab interference A B` where they meet. To add an adapter to a model there
     is merge; full checkpoints are not combined (task arithmetic on bases): extract makes adapters of them first.
+    Everything is computed on the processor, in float64.
     """
     from lora_lab.cli.commands import parameters_of
     from lora_lab.domain.sweeps import sets_of_strengths
@@ -147,7 +148,8 @@ def combine_command(sources: Sequence[str], settings: Sequence[str], sweeps: Seq
 def resize_command(source: str, **options: Any) -> None:
     """Make the best adapter of lower rank.
 
-    With the error that it costs in every module.
+    With the error that it costs in every module. With --base it makes a plain adapter of DoRA or PiSSA. Everything is
+    computed on the processor, in float64.
     """
     session = make_session(options)
     choices = _chosen(options, *_KEPT, *_WRITING)

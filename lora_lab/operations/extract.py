@@ -20,13 +20,14 @@ from lora_lab.errors import OperationError, quoted
 from lora_lab.operations.adapter_files import AdapterFiles, rank_patterns
 from lora_lab.operations.execution import peak_memory_bytes
 from lora_lab.operations.extraction import ExtractOptions, extracted
+from lora_lab.operations.parameter_files import FUSED, nested, packed_experts
 from lora_lab.operations.receipt import OUTPUTS, RECEIPT, SUMMARY, receipt_bytes, versions
 from lora_lab.operations.running import require_apart
 from lora_lab.storage.disk import Disk
 from lora_lab.storage.staging import Finished, StagedFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import torch
@@ -111,8 +112,9 @@ def extract(
         require_apart(output, [*base.shards, *finetuned.shards])
     started = time.perf_counter()
     found = extracted(base, finetuned, reader=reader, options=options, observer=observer)
-    report = _report(found, base, finetuned, options)
-    files = AdapterFiles(_configuration(found, base, finetuned), _tensors(found))
+    tensors = _tensors(found)
+    files = AdapterFiles(_configuration(found, base, finetuned), tensors)
+    report = _report(found, base, finetuned, options, sum(t.numel() for name, t in tensors.items() if ".lora_" in name))
     if dry_run:
         expected = [Finished(name, "", size) for name, size in files.sizes.items()]
         return _with_receipt(report, _arguments(base, finetuned, options), expected, {}, ())
@@ -156,8 +158,9 @@ def _write(
 
 def _configuration(found: Extraction, base: Base, finetuned: Base) -> dict[str, Any]:
     """What PEFT reads: alpha is the rank everywhere, so that the scaling is 1."""
-    ranks = {module.piece.module: module.rank for module in found.modules}
+    ranks = {module.piece.parameter: module.rank for module in found.modules}
     common, others = rank_patterns(ranks)
+    parameters = {module.piece.parameter for module in found.modules if module.piece.kind is DeltaKind.EXPERTS}
     classes = finetuned.configuration.get("architectures") or [""]
     return {
         "peft_type": "LORA",
@@ -167,7 +170,8 @@ def _configuration(found: Extraction, base: Base, finetuned: Base) -> dict[str, 
         "lora_alpha": common,
         "rank_pattern": others,
         "alpha_pattern": dict(others),
-        "target_modules": list(ranks),
+        "target_modules": [path for path in ranks if path not in parameters],
+        "target_parameters": sorted(parameters, key=natural_key) or None,
         "modules_to_save": sorted(found.saved_modules, key=natural_key) or None,
         "bias": "lora_only" if found.has_biases else "none",
         "fan_in_fan_out": found.division.is_fan_in_fan_out,
@@ -181,7 +185,12 @@ def _configuration(found: Extraction, base: Base, finetuned: Base) -> dict[str, 
 
 def _tensors(found: Extraction) -> dict[str, torch.Tensor]:
     tensors = dict(found.saved)
+    experts: dict[str, dict[int, tuple[torch.Tensor, torch.Tensor]]] = {}
     for module in found.modules:
+        if module.piece.kind is DeltaKind.EXPERTS:
+            own = experts.setdefault(module.piece.parameter, {})
+            own[module.piece.matrix.expert or 0] = (module.lora_A, module.lora_B)
+            continue
         path = f"{_PREFIX}{module.piece.module}"
         lora_A, lora_B = module.lora_A, module.lora_B
         if module.piece.kind is DeltaKind.EMBEDDING:
@@ -192,7 +201,23 @@ def _tensors(found: Extraction) -> dict[str, torch.Tensor]:
             lora_A = lora_A.reshape(module.rank, *kernel[1:])
             lora_B = lora_B.reshape(*lora_B.shape, *(1 for _ in kernel[2:]))
         tensors[f"{path}.lora_A.weight"], tensors[f"{path}.lora_B.weight"] = lora_A, lora_B
+    counts = {module.piece.parameter: module.piece.matrix.after.shape[0] for module in found.modules}
+    for path, level in _levels(experts).items():
+        packed = packed_experts(experts[path], counts[path])
+        tensors[f"{_PREFIX}{level}.lora_A.weight"], tensors[f"{_PREFIX}{level}.lora_B.weight"] = packed
     return tensors
+
+
+def _levels(parameters: Iterable[str]) -> dict[str, str]:
+    """Where the parameters of experts stand, by their paths."""
+    leaves: dict[str, list[str]] = {}
+    for path in parameters:
+        root, _, leaf = path.rpartition(".")
+        leaves.setdefault(root, []).append(leaf)
+    found: dict[str, str] = {}
+    for root, names in leaves.items():
+        found |= nested(root, sorted(names, key=FUSED.index) if len(names) > 1 else names)
+    return found
 
 
 def _arguments(base: Base, finetuned: Base, options: ExtractOptions) -> dict[str, Any]:
@@ -212,7 +237,7 @@ def _row(module: Extracted) -> dict[str, Any]:
     return {
         "module": module.piece.module,
         "kind": module.piece.kind.value,
-        "shape": list(module.piece.matrix.after.shape),
+        "shape": list(module.piece.matrix.after.shape[module.piece.kind is DeltaKind.EXPERTS :]),
         "rank": module.rank,
         "update_norm": module.update_norm,
         "relative_error": module.error / module.update_norm,
@@ -221,12 +246,12 @@ def _row(module: Extracted) -> dict[str, Any]:
     }
 
 
-def _report(found: Extraction, base: Base, finetuned: Base, options: ExtractOptions) -> Report:
+def _report(found: Extraction, base: Base, finetuned: Base, options: ExtractOptions, parameters: int) -> Report:
     rows = [_row(module) for module in found.modules]
     norm = math.hypot(*(module.update_norm for module in found.modules))
     totals = {
         "modules": len(rows),
-        "parameters": sum(row["parameters"] for row in rows),
+        "parameters": parameters,
         "update_norm": norm,
         "relative_error": math.hypot(*(module.error for module in found.modules)) / norm,
     }

@@ -12,6 +12,7 @@ from lora_lab.domain.modules import natural_key, projection_of, select_modules
 from lora_lab.domain.quantised import quantisation_of
 from lora_lab.domain.sheet import WeightKind
 from lora_lab.errors import CompatibilityError, LoraLabError, quoted
+from lora_lab.operations.parameter_files import FUSED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ _BARE: Final = "a parameter that no module of its own holds"
 _TABLES: Final = frozenset({"wte", "wpe", "shared"})
 # Of those with "embed" in them, the ones that are multiplied by.
 _PROJECTIONS: Final = frozenset({"embed_out", "embed_proj"})
+# Whose experts are stored as (experts, in, out), and whose modules tell PEFT so.
+_TURNED_EXPERTS: Final = frozenset({"gpt_oss", "aria", "aria_text", "openai_privacy_filter"})
 _CONV1D_FAMILIES: Final = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 _CONV1D_NAMES: Final = frozenset({"c_attn", "c_proj", "c_fc", "q_attn"})
 
@@ -42,6 +45,11 @@ class Piece:
     kind: DeltaKind
     matrix: Matrix
     is_transposed: bool = False
+
+    @property
+    def parameter(self) -> str:
+        """Path of the weight: for one of several experts, that of all of them."""
+        return self.module.removesuffix(f"[{self.matrix.expert}]")
 
 
 @dataclass(slots=True)
@@ -95,6 +103,7 @@ def divide(base: Base, finetuned: Base, globs: Sequence[str] = ()) -> Division:
             _place(division, matrix, kinds, finetuned)
     if not globs:
         _place_others(division, pairs, base, finetuned)
+    _leave_unordered(division)
     transposed = {piece.is_transposed for piece in division.pieces if piece.kind is DeltaKind.LINEAR}
     if transposed == {True, False}:
         for piece in [piece for piece in division.pieces if piece.kind is DeltaKind.LINEAR and not piece.is_transposed]:
@@ -145,7 +154,8 @@ def _place(division: Division, matrix: Matrix, kinds: Mapping[str, WeightKind], 
         division.resized.append(f"{matrix.module} ({rows[0]} rows in the base, {rows[1]} in the fine-tune)")
         division.whole.setdefault(matrix.module, []).append(after)
     elif matrix.expert is not None:
-        division.stuck[after.name] = ("a stack of experts", Other(after.name, matrix.before, after))
+        is_turned = finetuned.configuration.get("model_type") in _TURNED_EXPERTS
+        division.pieces.append(Piece(matrix.module, DeltaKind.EXPERTS, matrix, is_turned))
     elif not after.name.endswith(_WEIGHT):
         division.stuck[after.name] = (_BARE, Other(after.name, matrix.before, after))
     elif len(after.shape) > 2 and (1 in after.shape[:2] or len(after.shape) > 5):
@@ -153,6 +163,22 @@ def _place(division: Division, matrix: Matrix, kinds: Mapping[str, WeightKind], 
     else:
         kind, is_transposed = _kind_of(matrix, kinds, finetuned)
         division.pieces.append(Piece(matrix.module, kind, matrix, is_transposed))
+
+
+def _leave_unordered(division: Division) -> None:
+    """Leave experts out whose module has several parameters of which nobody knows the order that PEFT nests them in."""
+    by_root: dict[str, set[str]] = {}
+    for piece in division.pieces:
+        if piece.kind is DeltaKind.EXPERTS:
+            root, _, name = piece.parameter.rpartition(".")
+            by_root.setdefault(root, set()).add(name)
+    unknown = {root for root, names in by_root.items() if len(names) > 1 and names != set(FUSED)}
+    for piece in list(division.pieces):
+        if piece.kind is DeltaKind.EXPERTS and piece.parameter.rpartition(".")[0] in unknown:
+            division.pieces.remove(piece)
+            ref = piece.matrix.after
+            why = "experts of several parameters whose order in the model is not known"
+            division.stuck[ref.name] = (why, Other(ref.name, piece.matrix.before, ref))
 
 
 def _kind_of(matrix: Matrix, kinds: Mapping[str, WeightKind], finetuned: Base) -> tuple[DeltaKind, bool]:

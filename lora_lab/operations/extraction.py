@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from lora_lab.operations.execution import torch_type
 from lora_lab.operations.extracting import divide
 
 if TYPE_CHECKING:
+    from lora_lab.analyses.checkpoint_pairs import Matrix
     from lora_lab.domain.base import Base
     from lora_lab.domain.progress import Observer
     from lora_lab.extension.contracts import Reader
@@ -130,6 +131,7 @@ def extracted(
             result.unchanged.append(piece.module)
         done += _bytes(piece)
         observer.advance(done, total, piece.module)
+    result.modules = _at_equal_ranks(result.modules)
     _gather(result, reader, options, finetuned)
     if not result.modules:
         raise CompatibilityError(
@@ -147,7 +149,7 @@ def _extract(
     rows, columns = matrix.shape
     worth = max(1, int(_MOST_SHARE * rows * columns / (rows + columns)))
     most = options.rank or (16 if options.energy is None else worth)
-    with reader.rows_of(matrix.before) as before, reader.rows_of(matrix.after) as after:
+    with reader.rows_of(_own(matrix.before, matrix)) as before, reader.rows_of(_own(matrix.after, matrix)) as after:
 
         def difference(first: int, end: int) -> torch.Tensor:
             stop_if_cancelled(observer)
@@ -166,8 +168,30 @@ def _extract(
     return Extracted(piece, lora_A.contiguous(), lora_B.contiguous(), found.norm, math.sqrt(square), found.excess)
 
 
+def _at_equal_ranks(modules: list[Extracted]) -> list[Extracted]:
+    """The same, the experts of each parameter brought to the largest rank among them by zeros, as they are stored."""
+    largest: dict[str, int] = {}
+    for module in modules:
+        largest[module.piece.parameter] = max(module.rank, largest.get(module.piece.parameter, 0))
+    widened = []
+    for module in modules:
+        missing = largest[module.piece.parameter] - module.rank
+        lora_A = torch.nn.functional.pad(module.lora_A, (0, 0, 0, missing))
+        widened.append(module._replace(lora_A=lora_A, lora_B=torch.nn.functional.pad(module.lora_B, (0, missing))))
+    return widened
+
+
+def _own(ref: TensorRef, matrix: Matrix) -> TensorRef:
+    """The matrix of one expert inside of the tensor of all; the tensor itself otherwise."""
+    if matrix.expert is None:
+        return ref
+    size = ref.size_bytes // ref.shape[0]
+    begin = ref.begin_bytes + matrix.expert * size
+    return replace(ref, shape=ref.shape[1:], begin_bytes=begin, end_bytes=begin + size)
+
+
 def _bytes(piece: Piece) -> int:
-    return piece.matrix.before.size_bytes + piece.matrix.after.size_bytes
+    return sum(_own(ref, piece.matrix).size_bytes for ref in (piece.matrix.before, piece.matrix.after))
 
 
 def _kept(found: Approximation) -> float:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lora_lab.operations.combining import Joined
 
 NESTED: Final = ".base_layer"
-_FUSED: Final = ("gate_up_proj", "down_proj")  # as transformers registers them
+FUSED: Final = ("gate_up_proj", "down_proj")  # as transformers registers them
 _WEIGHT: Final = ".weight"
 
 
@@ -73,15 +73,46 @@ def packed(parameters: Mapping[str, Sequence[Joined]], adapters: Sequence[Adapte
     for path, level in _levels(parameters, adapters).items():
         experts = parameters[path]
         first = experts[0]
-        count, (outputs, inputs) = first.joint.first.experts or 1, first.joint.sides
-        lora_A = first.lora_A.new_zeros((count, first.rank, inputs))
-        lora_B = first.lora_B.new_zeros((outputs, first.rank, count))
-        for one in experts:
-            place = one.joint.first.expert or 0
-            lora_A[place], lora_B[:, :, place] = one.lora_A, one.lora_B
-        tensors[f"{PREFIX}{level}.lora_A.weight"] = lora_A.reshape(-1, inputs)
-        tensors[f"{PREFIX}{level}.lora_B.weight"] = lora_B.reshape(outputs, -1)
+        several = {one.joint.first.expert or 0: (one.lora_A, one.lora_B) for one in experts}
+        lora_A, lora_B = packed_experts(several, first.joint.first.experts or 1)
+        tensors[f"{PREFIX}{level}.lora_A.weight"], tensors[f"{PREFIX}{level}.lora_B.weight"] = lora_A, lora_B
     return tensors
+
+
+def packed_experts(
+    factors: Mapping[int, tuple[torch.Tensor, torch.Tensor]], count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """lora_A (count·r, in) and lora_B (out, r·count) of all experts, r the largest of their ranks.
+
+    Parameters
+    ----------
+    factors : lora_A (rᵢ, in) and lora_B (out, rᵢ) by expert; one that is not there has zeros
+
+    Examples
+    --------
+    >>> one = torch.ones(1, 3), torch.ones(2, 1)
+    >>> [tuple(factor.shape) for factor in packed_experts({1: one}, 4)]
+    [(4, 3), (2, 4)]
+    """
+    rank = max(lora_A.shape[0] for lora_A, _ in factors.values())
+    first_A, first_B = next(iter(factors.values()))
+    whole_A = first_A.new_zeros((count, rank, first_A.shape[1]))
+    whole_B = first_B.new_zeros((first_B.shape[0], rank, count))
+    for expert, (lora_A, lora_B) in factors.items():
+        whole_A[expert, : lora_A.shape[0]] = lora_A
+        whole_B[:, : lora_A.shape[0], expert] = lora_B
+    return whole_A.reshape(-1, first_A.shape[1]), whole_B.reshape(first_B.shape[0], -1)
+
+
+def nested(root: str, leaves: Sequence[str]) -> dict[str, str]:
+    """Where the parameters of one module stand, the first of them registered first and innermost.
+
+    Examples
+    --------
+    >>> nested("mlp.experts", ["gate_up_proj", "down_proj"])
+    {'mlp.experts.gate_up_proj': 'mlp.experts.base_layer', 'mlp.experts.down_proj': 'mlp.experts'}
+    """
+    return {f"{root}.{leaf}": root + NESTED * (len(leaves) - 1 - depth) for depth, leaf in enumerate(leaves)}
 
 
 def target_parameters(
@@ -149,8 +180,8 @@ def _order(root: str, paths: Mapping[str, Mapping[int, str]], adapters: Sequence
         place = min(everyone)
         return sorted(paths, key=lambda path: -len(paths[path][place]))
     leaves = {path.rpartition(".")[2]: path for path in paths}
-    if set(leaves) == set(_FUSED):
-        return [leaves[name] for name in _FUSED]
+    if set(leaves) == set(FUSED):
+        return [leaves[name] for name in FUSED]
     names = ", ".join(quoted(adapter.name) for adapter in adapters)
     raise AdapterError(
         f"No adapter of {names} has all of the parameters {', '.join(map(quoted, paths))} of {quoted(root)}, so that "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from lora_lab.domain.adapter import Adapter
 from lora_lab.errors import CompatibilityError, LoraLabError, quoted
+from lora_lab.session.devices import told_of_device
 from lora_lab.session.placing import InMebibytes
 from lora_lab.session.records import Fingerprints, Hashing
 
@@ -67,6 +68,7 @@ class Arranging(ABC):
     """Combines and resizes what a session can open."""
 
     seed: int
+    device: str
     _cache_folder: Path | None
 
     @property
@@ -166,7 +168,7 @@ class Arranging(ABC):
         opened = self._opened(adapters, observer)
         behind = self._behind(how, observer)
         with self._hashed(*opened, behind, skipped=dry_run) as hashing:
-            return sweep(
+            report = sweep(
                 opened,
                 chosen,
                 CombineTarget(Path(output), overwrite, dry_run, inputs=hashing.records, plugins=plugins),
@@ -177,6 +179,7 @@ class Arranging(ABC):
                 base=behind,
                 observer=observer,
             )
+        return told_of_device(report, self.device, "combine")
 
     def compare_methods(
         self,
@@ -224,7 +227,7 @@ class Arranging(ABC):
                 base=behind,
                 observer=observer,
             )
-            return hashing.stamp(report, options.to_json())
+            return told_of_device(hashing.stamp(report, options.to_json()), self.device, "combine")
 
     def resize(
         self,
@@ -289,7 +292,7 @@ class Arranging(ABC):
         opened = self._opened(adapters, observer)
         behind = self._behind(cut, observer)
         with self._hashed(*opened, behind, skipped=dry_run) as hashing:
-            return combine(
+            report = combine(
                 opened,
                 chosen,
                 CombineTarget(output, overwrite, dry_run, inputs=hashing.records, plugins=plugins),
@@ -300,6 +303,7 @@ class Arranging(ABC):
                 base=behind,
                 observer=observer,
             )
+        return told_of_device(report, self.device, operation)
 
     def _opened(self, locators: Sequence[str], observer: Observer | None) -> list[Adapter]:
         opened = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_lab.session.devices import told_of_device
 from lora_lab.session.proving import Proving
 
 if TYPE_CHECKING:
@@ -57,17 +58,11 @@ class Extracting(Proving):
         from lora_lab.operations.extraction import ExtractOptions
         from lora_lab.operations.options import dtype_named
 
-        options = ExtractOptions(
-            rank=rank,
-            energy=energy,
-            saves_others=save_others,
-            dtype=dtype_named(dtype),
-            seed=self.seed if seed is None else seed,
-            modules=tuple(modules),
-        )
+        drawn = self.seed if seed is None else seed
+        options = ExtractOptions(rank, energy, save_others, dtype_named(dtype), drawn, tuple(modules))
         before, after = (self.base(one, whole=True, observer=observer) for one in (base, finetuned))
         with self._hashing(before, after, skipped=dry_run) as hashing:
-            return extract(
+            report = extract(
                 before,
                 after,
                 Path(output),
@@ -78,3 +73,4 @@ class Extracting(Proving):
                 dry_run=dry_run,
                 observer=observer,
             )
+        return told_of_device(report, self.device, "extract")

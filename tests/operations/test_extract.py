@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 import transformers
 from click.testing import CliRunner
 from peft import PeftModel
-from peft_models import Net
+from peft_models import Mixture, Net
 from safetensors.torch import load_file, save_file
 from storage.faulty import FULL, FaultyDisk, Killed
 from torch import nn
@@ -353,19 +353,19 @@ def test_replay(tmp_path: Path, pair: Any) -> None:
 
 
 def test_experts_and_numbers_without_a_module_are_told_where_they_changed(tmp_path: Path, pair: Any) -> None:
-    """A stack of experts by its name, once; what stayed as it was is nobody's concern."""
+    """Experts of which nobody knows how PEFT nests them, by name, once; what stayed as it was is nobody's concern."""
     before, after = pair
-    for name, shape in {"experts.gate_up_proj": (4, 6, 12), "still.experts.down_proj": (4, 6, 12), "scale": ()}.items():
+    for name, shape in {"experts.w1": (4, 6, 12), "experts.w3": (4, 6, 12), "scale": ()}.items():
         before[name] = torch.ones(shape)
         after[name] = before[name].clone()
-    after["experts.gate_up_proj"][3, 5, 11] += 1
+    after["experts.w1"][3, 5, 11] += 1
     before["positions.ids"] = after["positions.ids"] = torch.arange(4)
     before["counts"], after["counts"] = torch.arange(4), torch.ones(4).long()
     places = saved(tmp_path / "base", before), saved(tmp_path / "ft", after)
     report = Session().extract(*places, output=tmp_path / "out", rank=2, save_others=True)
     told = next(finding.message for finding in report.findings if finding.code == "not_extractable")
-    assert told.count("experts.gate_up_proj") == 1
-    assert "down_proj" not in told
+    assert told.count("experts.w1") == 1
+    assert "w3" not in told
     assert "scale" not in told
     assert "positions" not in told
     assert "counts" in told
@@ -397,3 +397,73 @@ def test_a_fault_at_every_call_of_the_disk(tmp_path: Path, pair: Any, code: int)
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "lora_lab_receipt.json"}
+
+
+@pytest.mark.parametrize("changed", [["gate_up_proj", "down_proj"], ["down_proj"]])
+@pytest.mark.parametrize("cut", [{"rank": 40}, {"rank": 2}, {"energy": 0.9}], ids=str)
+def test_experts(tmp_path: Path, changed: list[str], cut: dict[str, Any]) -> None:
+    """Each expert by itself, packed and nested as PEFT reads them; the error told is what PEFT's merge leaves."""
+    torch.manual_seed(3)
+    before = Mixture().state_dict()
+    generator = torch.Generator().manual_seed(1)
+    after = {name: tensor.clone() for name, tensor in before.items()}
+    for name in changed:
+        shape = after[f"experts.{name}"][1:].shape  # the first expert stays as it is
+        after[f"experts.{name}"][1:] += 0.1 * torch.randn(shape, generator=generator)
+    places = saved(tmp_path / "base", before), saved(tmp_path / "ft", after)
+    report = Session().extract(*places, output=tmp_path / "out", **cut)
+    torch.manual_seed(3)
+    merged = PeftModel.from_pretrained(Mixture(), str(tmp_path / "out")).merge_and_unload().state_dict()
+    rows = {row["module"]: row for row in report.table("modules").rows}
+    assert len(rows) == 4 * len(changed)
+    for name in changed:
+        assert torch.equal(merged[f"experts.{name}"][0], before[f"experts.{name}"][0])
+        for expert in range(1, 5):
+            size = distance(after[f"experts.{name}"][expert], before[f"experts.{name}"][expert])
+            left = distance(after[f"experts.{name}"][expert], merged[f"experts.{name}"][expert])
+            row = rows[f"experts.{name}[{expert}]"]
+            assert row["relative_error"] == pytest.approx(left / size, abs=2e-6)
+            assert row["rank"] <= cut.get("rank", 8)
+    weights = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    totals = next(group.values for group in report.scalars if group.id == "totals")
+    assert totals["parameters"] == sum(tensor.numel() for tensor in weights.values())
+
+
+class Looking(FactorReader):
+    """Notes how much is asked for at once."""
+
+    most = 0
+
+    @contextmanager
+    def rows_of(self, ref: Any) -> Any:
+        with super().rows_of(ref) as rows:
+
+            def seen(first: int, end: int) -> torch.Tensor:
+                block = rows(first, end)
+                self.most = max(self.most, block.numel())
+                return block
+
+            yield seen
+
+    def tensor(self, ref: Any) -> torch.Tensor:
+        raise AssertionError(f"{ref.name} was read whole")
+
+
+@pytest.mark.parametrize("spectrum", ["flat", "trained"])
+def test_within_a_hundredth_of_the_exact_optimum_and_in_blocks(tmp_path: Path, spectrum: str) -> None:
+    """Against the dense SVD of the difference, by the bound that is told; never more than a block of rows at once."""
+    generator = torch.Generator().manual_seed(8)
+    before = {"a.weight": torch.randn(700, 900, generator=generator)}
+    change = torch.randn(700, 900, generator=generator)
+    if spectrum == "trained":  # some directions above a bulk
+        change = 0.02 * change + torch.randn(700, 6, generator=generator) @ torch.randn(6, 900, generator=generator)
+    after = {"a.weight": before["a.weight"] + 0.01 * change}
+    places = [Session().base(saved(tmp_path / name, one)) for name, one in (("base", before), ("ft", after))]
+    reader = Looking()
+    report = extract(*places, tmp_path / "out", reader=reader, options=ExtractOptions(rank=8), dry_run=True)
+    (row,) = report.table("modules").rows
+    exact = torch.linalg.svdvals(after["a.weight"].double() - before["a.weight"].double())
+    optimum = float(exact[8:].norm() / exact.norm())
+    assert row["excess_bound"] <= 0.01
+    assert optimum * (1 - 1e-6) <= row["relative_error"] <= optimum * min(1.01, 1 + row["excess_bound"]) + 1e-6
+    assert reader.most <= 1 << 19 < 700 * 900
