@@ -36,7 +36,7 @@ class CoreSpace(SubspaceMethod):
 
     U and V are those of the factors as stored: B·R and R⁻¹·A, which give the same ΔW_t, have other entries.
 
-    Source: Panariello, Marczak et al., arXiv 2509.17786, section 3 and algorithm 1;
+    Source: Panariello, Marczak et al., arXiv 2509.17786;
     github.com/apanariello4/core-space-merging.
     """
 

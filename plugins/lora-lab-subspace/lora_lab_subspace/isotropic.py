@@ -24,7 +24,7 @@ class IsoC(SubspaceMethod):
     singular values are equal, so that of any rank no one choice of directions is better than another: those of the
     largest σ are kept.
 
-    Source: Marczak et al., arXiv 2502.04959, section 4.1, Iso-C; github.com/danielm1405/iso-merging.
+    Source: Marczak et al., arXiv 2502.04959, Iso-C; github.com/danielm1405/iso-merging.
     """
 
     id = "iso_c"
@@ -50,7 +50,7 @@ class IsoCTS(SubspaceMethod):
     as many. All of them are made orthonormal together, U⊥ and V⊥ as in TSV-M, and D = σ̄·U⊥·V⊥ᵀ with the mean of their
     singular values. With ``common_space_fraction=1`` this is Iso-C.
 
-    Source: Marczak et al., arXiv 2502.04959, section 4.2 and algorithm 1, Iso-CTS; github.com/danielm1405/iso-merging,
+    Source: Marczak et al., arXiv 2502.04959, Iso-CTS; github.com/danielm1405/iso-merging,
     where ρ is min(out, in).
     """
 

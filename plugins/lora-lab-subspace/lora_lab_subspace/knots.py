@@ -33,7 +33,7 @@ class Knots(SubspaceMethod):
     the inputs. Strengths weigh what was decided about. The density is that of each module, ⌊density·entries⌋ of its
     own, where the authors' code counts through the whole model. Time and memory beyond the span: O(T·Σr·in).
 
-    Source: Stoica et al., arXiv 2410.19735, section 4 and algorithm 1; github.com/gstoica27/KnOTS. Its threshold for S,
+    Source: Stoica et al., arXiv 2410.19735; github.com/gstoica27/KnOTS. Its threshold for S,
     1e-5, is here the rounding error, whatever the size of the updates.
     """
 

@@ -27,7 +27,7 @@ class SvdOrthogonal(SubspaceMethod):
     module and not over the whole model; with ``length=sum`` it stays as it is. The first adapter has the say: the order
     matters.
 
-    Source: Tang et al., arXiv 2501.09522, section 4, OPCM; github.com/tanganke/opcm. There i runs over min(out, in), of
+    Source: Tang et al., arXiv 2501.09522, OPCM; github.com/tanganke/opcm. There i runs over min(out, in), of
     which those beyond the rank of D_{t−1} are arbitrary; here they are not touched.
     """
 

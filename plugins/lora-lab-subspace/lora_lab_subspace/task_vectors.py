@@ -27,7 +27,7 @@ class TsvM(SubspaceMethod):
     of its singular vectors mean nothing. Directions that two tasks share to rounding are taken once, with the mean of
     their values: two copies of an adapter give the adapter.
 
-    Source: Gargiulo et al., arXiv 2412.00081, section 4 and algorithm 1; github.com/AntoAndGar/task_singular_vectors.
+    Source: Gargiulo et al., arXiv 2412.00081; github.com/AntoAndGar/task_singular_vectors.
     """
 
     id = "tsv_m"
