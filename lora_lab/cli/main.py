@@ -11,7 +11,7 @@ import click
 
 from lora_lab.cli.exits import ClosedOutput, Exit, exit_of
 from lora_lab.errors import LoraLabError, quoted
-from lora_lab.safetext import safe_text
+from lora_lab.safetext import safe_text, without_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,8 +80,8 @@ def _drop_output() -> None:
 
 def _say(sentence: str, hint: str, code: Exit) -> int:
     """One sentence on stderr, the next step below it."""
-    text = safe_text(sentence)
+    text = safe_text(without_tokens(sentence))
     print(f"lora-lab: {text}" if text.endswith((".", "!", "?")) else f"lora-lab: {text}.", file=sys.stderr)
     if hint:
-        print(f"  {safe_text(hint)}", file=sys.stderr)
+        print(f"  {safe_text(without_tokens(hint))}", file=sys.stderr)
     return code

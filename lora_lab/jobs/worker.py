@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from lora_lab.domain.wire import report_to_wire
 from lora_lab.errors import CancelledError, LoraLabError
+from lora_lab.safetext import without_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -99,7 +100,9 @@ def serve(session: Session, requests: Iterable[str], teller: Teller) -> None:
             teller.send("failed", error=error.message, hint=error.hint)
         except Exception as error:
             teller.send(
-                "failed", error=f"{type(error).__name__}: {error}", hint="This is a fault of lora-lab or a plugin."
+                "failed",
+                error=without_tokens(f"{type(error).__name__}: {error}"),
+                hint="This is a fault of lora-lab or a plugin.",
             )
         if teller.is_stopping:
             return

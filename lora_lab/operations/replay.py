@@ -82,7 +82,7 @@ def replay(
     receipt: Path,
     output: Path,
     *,
-    record: Callable[[str], InputRecord],
+    record: Callable[[str, str | None], InputRecord],
     run: Callable[[Recipe, Path], Report],
     plugins: Sequence[PluginRecord] = (),
 ) -> Report:
@@ -92,7 +92,7 @@ def replay(
     ----------
     receipt : the file
     output : the folder to appear
-    record : opens what a locator stands for and hashes it
+    record : opens what a locator stands for, at the revision that was read, and hashes it
     run : carries the recipe out into a folder, and returns its receipt
     plugins : what is installed
 
@@ -130,7 +130,7 @@ def replay(
     return _compared(said, again)
 
 
-def _found(entry: Input, record: Callable[[str], InputRecord], receipt: Path) -> str:
+def _found(entry: Input, record: Callable[[str, str | None], InputRecord], receipt: Path) -> str:
     """The locator under which an input is what it was: as typed, else where it lay."""
     known = dict(entry.sha256)
     if not known:
@@ -140,12 +140,12 @@ def _found(entry: Input, record: Callable[[str], InputRecord], receipt: Path) ->
         )
     locator = entry.locator
     try:
-        now = record(locator)
+        now = record(locator, entry.revision)
     except MissingFileError:
         if entry.path == locator:
             raise
         locator = entry.path
-        now = record(locator)
+        now = record(locator, entry.revision)
     for name in sorted(known.keys() | now.sha256.keys()):
         if known.get(name) != now.sha256.get(name):
             what = "is not the one" if name in known and name in now.sha256 else "is not there in both"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_lab.session.changing import Changing
 from lora_lab.session.records import Fingerprints, record_of
+from lora_lab.sources.locators import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from lora_lab.extension.registry import Registry
     from lora_lab.operations.replay import Recipe
     from lora_lab.session.changing import How
+    from lora_lab.sources.hub import Hub
 
 _RESUMED: Final = ("merge", "unmerge", "swap")
 _RENAMED: Final = {"from": "from_adapters", "to": "to_adapters"}
@@ -26,6 +28,11 @@ _RENAMED: Final = {"from": "from_adapters", "to": "to_adapters"}
 
 class Proving(Changing):
     """Verifies models and replays receipts."""
+
+    @property
+    @abstractmethod
+    def hub(self) -> Hub:
+        """The Hub."""
 
     @property
     @abstractmethod
@@ -126,5 +133,7 @@ class Proving(Changing):
             plugins=self.registry.plugins,
         )
 
-    def _record(self, locator: str) -> InputRecord:
+    def _record(self, locator: str, revision: str | None) -> InputRecord:
+        if revision is not None and not (found := parse(locator)).is_local:
+            self.hub.pin(found, revision)  # what the locator meant then, it means for this session
         return record_of(self.open(locator, whole=True), is_whole=True, fingerprints=Fingerprints(self._cache_folder))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lora_lab.sources.locators import Locator
 
 _CACHE_BYTES: Final = 64 << 20
+_TO_OPEN: Final = (".safetensors", ".json", ".bin")
 _SAID_WHEN_OPENED: Final = frozenset({"unsafe_file_name", "oversized_file"})
 
 
@@ -66,6 +67,17 @@ class Hub:
             self._listings.setdefault((locator.repository, found.commit), replace(found, findings=()))
         return self._listings[key]
 
+    def pin(self, locator: Locator, commit: str) -> None:
+        """Let what `locator` names be the repository at `commit` for the rest of this session.
+
+        Raises
+        ------
+        HubError
+            as :meth:`listing`.
+        """
+        at_commit = self.listing(replace(locator, revision=commit))
+        self._listings[locator.repository, locator.revision] = at_commit
+
     def fetch(
         self,
         locator: Locator,
@@ -101,14 +113,13 @@ class Hub:
         place = listing.place_of(locator)
         chosen = self.wanted(locator, is_recursive=is_recursive, allow_pickle=allow_pickle)
         run = Fetching(listing, locator.text, self.access, watcher, digest=digest, is_checking_all=is_checking_all)
-        arrived = run.run(chosen.files)
-        named = locator.subfolder if place != locator.subfolder else place
-        path = hub_cache.snapshot(listing.repository, listing.commit) / named
-        if not path.exists():
+        if not is_recursive and not any(file.name.endswith(_TO_OPEN) for file in chosen.files):
             raise HubError(
                 f"{quoted(locator.text)} has no weights and no configuration to fetch.",
                 hint=self._elsewhere(listing, place) or "Look at its files on its page.",
             )
+        arrived = run.run(chosen.files)
+        path = hub_cache.snapshot(listing.repository, listing.commit) / locator.subfolder
         said = tuple(finding for finding in chosen.findings if is_recursive or finding.code in _SAID_WHEN_OPENED)
         return Fetched(path, listing.commit, arrived, (*listing.findings, *said))
 

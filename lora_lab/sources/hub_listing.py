@@ -201,13 +201,19 @@ def ask(
     from huggingface_hub import constants
 
     api, patience = access.api(), constants.HF_HUB_ETAG_TIMEOUT
+    revision = locator.revision or _MAIN
 
-    def look() -> Any:
-        return api.model_info(locator.repository, revision=locator.revision, files_metadata=True, timeout=patience)
+    def look() -> Listing:
+        info = api.model_info(locator.repository, revision=revision, files_metadata=True, timeout=patience)
+        files: list[Any] = list(info.siblings or ())
+        if any(file.size is None for file in files):  # a mirror that lists names alone tells sizes only of the tree
+            tree = api.list_repo_tree(info.id, revision=info.sha, recursive=True)
+            files = [file for file in tree if hasattr(file, "blob_id")]
+        return _listing(info, files, locator, access)
 
     try:
         with quiet_client():
-            info = persistently(look, is_cancelled=is_cancelled)
+            listing = persistently(look, is_cancelled=is_cancelled)
     except Exception as error:
         refusal = refusal_of(error, locator.text, access)
         if not is_transient(error) or status_of(error) in (408, 429):
@@ -220,12 +226,11 @@ def ask(
         return Listing(
             found.repository, found.commit, found.files, found.is_private, False, (Finding("hub_unreachable", said),)
         )
-    listing = _listing(info, locator, access)
     _remember(listing, locator, access, cache)
     return listing
 
 
-def _listing(info: Any, locator: Locator, access: HubAccess) -> Listing:
+def _listing(info: Any, listed: Iterable[Any], locator: Locator, access: HubAccess) -> Listing:
     commit = str(info.sha or "")
     if not COMMIT.fullmatch(commit):
         raise HubError(
@@ -233,7 +238,7 @@ def _listing(info: Any, locator: Locator, access: HubAccess) -> Listing:
             hint="Check HF_ENDPOINT and the proxy.",
         )
     files = []
-    for one in info.siblings or ():
+    for one in listed:
         large = one.lfs
         size = large.size if large is not None else one.size
         if isinstance(size, int) and size >= 0:

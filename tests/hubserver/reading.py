@@ -58,7 +58,7 @@ def describe(hub: HubServer, repository: Repository, commit: Commit, *, blobs: b
     siblings: list[dict[str, Any]] = []
     for path, stored in commit.files.items():
         sibling: dict[str, Any] = {"rfilename": path}
-        if blobs:
+        if blobs and hub.lists_sizes:
             sibling |= {"size": stored.size, "blobId": stored.oid}
             if stored.sha256:
                 sibling["lfs"] = {"sha256": stored.sha256, "size": stored.size, "pointerSize": len(stored.pointer)}

@@ -44,6 +44,7 @@ class HubServer:
         self.folder = folder
         self.store = Store(folder)
         self.faults, self.requests = Faults(), Log()
+        self.lists_sizes = True  # some mirrors say no more than names
         self.tls: ssl.SSLContext | None = None  # of the host that a proxy is asked to reach
         self.errors: list[BaseException | None] = []  # of the server itself
         self.objects, self.storage = Objects(self), Storage(self)
