@@ -264,7 +264,6 @@ def apply_update(
     rounding: Rounding = Rounding.NEAREST,
     seed: int = 0,
     kept: torch.Tensor | None = None,
-    before: Update | None = None,
     is_measured: bool = True,
 ) -> Fidelity:
     """Change `weight` in place: W ← round(W + Σ wᵢ(W′ᵢ − W)).
@@ -274,7 +273,6 @@ def apply_update(
     weight : (out, in), float16, bfloat16, float32 or float64, on the device of the factors
     seed : of stochastic rounding
     kept : W, where `weight` holds something else, which is then replaced; of the same shape and type
-    before : an update that is applied, and rounded, first
     is_measured : whether what became of the update is wanted; it takes half as long again
 
     Notes
@@ -292,20 +290,14 @@ def apply_update(
     device = weight.device.type
     space = Workspace()
 
-    def unchanged(first: int, end: int) -> torch.Tensor:
-        rows = source[first:end]
-        if before is None:
-            return rows
-        return stored_rows(rows, before.moved(rows, first, space=space), weight.dtype, is_measured=False)[0]
-
     if update.needs_columns:
         for _, first, end in update.blocks():
-            update.look(unchanged(first, end), first)
+            update.look(source[first:end], first)
 
     def one(place: tuple[int, int, int]) -> Fidelity:
         block, first, end = place
         drawn = block_generator(seed, update.name, block, device=device) if rounding is Rounding.STOCHASTIC else None
-        rows = unchanged(first, end)
+        rows = source[first:end]
         moved = update.moved(rows, first, space=space)
         part = weight[first:end]
         return stored_rows(rows, moved, weight.dtype, generator=drawn, space=space, out=part, is_measured=is_measured)[

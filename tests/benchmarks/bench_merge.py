@@ -1,6 +1,6 @@
 """Merging into a base of a billion parameters, beside what anyone pays for a durable, hashed copy of it.
 
-Run: python tests/benchmarks/bench_merge.py [--layers N] [--repeats N] [--folder DIR] [--kernels N] [--peft] [--large]
+Run: python tests/benchmarks/bench_merge.py [--layers N] [--repeats N] [--folder DIR] [--peft] [--large]
 
 Copy: ``cp -r``, a sync of the copy, ``sha256sum`` of it. Merge: the same files with an adapter added, hashed while
 written, synced, read back, with receipt and fidelity; imports excluded. A first merge hashes the base's files as well,
@@ -8,9 +8,6 @@ a later one knows their fingerprints. Rounds are interleaved, so that all meet t
 
 ``--peft``: the all-linear merge beside PEFT's load, merge_and_unload, save_pretrained and a sync, each in a process of
 its own, imports included. ``--large``: the peak memory with a base four times the size as well.
-
-The kernel alone: a bf16 weight of 8192×2048 changed in memory by rank 16, rounded once, beside ``copy_`` of it and
-beside W += (B·A)·s in bf16, which rounds the product before it rounds the sum.
 """
 
 from __future__ import annotations
@@ -200,52 +197,15 @@ def beside_peft(folder: Path, adapter: Path, repeats: int) -> None:
     print(f"peak memory above importing torch: PEFT {pairs[0][1][1]:.0f} MB, merge {pairs[0][0][1]:.0f} MB")
 
 
-def kernels(repeats: int) -> None:
-    """Print what one rounding costs in memory."""
-    from lora_lab.linalg.updates import Term, Update, apply_update
-
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(8192, 2048, generator=generator).mul_(0.02).bfloat16()
-    changed = weight.clone()
-    lora_A = torch.randn(16, 2048, generator=generator) * 0.01
-    lora_B = torch.randn(8192, 16, generator=generator) * 0.005
-    update = Update("w", (8192, 2048), [Term(lora_A, lora_B, 1.0)])
-    A, B = lora_A.bfloat16(), lora_B.bfloat16()
-    works = {
-        "copy_": lambda: changed.copy_(weight),
-        "W += (B@A)*s": lambda: changed.add_((B @ A) * 0.5),
-        "one rounding": lambda: apply_update(changed, update, is_measured=False),
-        "and fidelity": lambda: apply_update(changed, update),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeats):
-        for name, work in works.items():
-            started = time.perf_counter()
-            work()
-            seconds[name].append(time.perf_counter() - started)
-    print(f"8192×2048 bf16 in memory, rank 16; medians of {repeats} interleaved rounds")
-    for name, own in seconds.items():
-        over_copy, over_sum = (
-            statistics.median(one / other for one, other in zip(own, seconds[beside], strict=True))
-            for beside in ("copy_", "W += (B@A)*s")
-        )
-        wanted = "   wanted ≤ 5× and ≤ 0.5×" if name == "one rounding" else ""
-        print(f"{name:<14} {statistics.median(own) * 1e3:7.1f} ms   {over_copy:5.2f}×   {over_sum:5.2f}×{wanted}")
-
-
 def main() -> None:
     """Print the ratios."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--kernels", type=int, default=0, help="rounds of the kernel alone, and nothing else")
     parser.add_argument("--peft", action="store_true", help="compare with PEFT as well")
     parser.add_argument("--large", action="store_true", help="the memory for a base four times the size as well")
     chosen = parser.parse_args()
-    if chosen.kernels:
-        kernels(chosen.kernels)
-        return
     with tempfile.TemporaryDirectory(dir=chosen.folder) as place:
         folder = Path(place)
         os.environ["LORA_LAB_CACHE_DIR"] = str(folder / "cache")

@@ -12,12 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_lab.errors import CompatibilityError, FileFormatError
+from lora_lab.errors import FileFormatError
 from lora_lab.linalg import residual_coding
 from lora_lab.linalg.residual_coding import ChunkEncoder, Sparse, chunk_count, decode, encode, entropy_bits
 from lora_lab.linalg.residuals import ExactProduct, Inverse, residual_of, restore
 from lora_lab.linalg.subtraction import doubt_about
-from lora_lab.linalg.swapping import swap_terms
 from lora_lab.linalg.updates import Dense, Term, Update, apply_update
 
 CODES = {
@@ -314,78 +313,6 @@ def test_the_doubt_is_right(dtype: torch.dtype, ratio: float) -> None:
     assert doubt.expected_fraction / 1.1 <= found <= 1.15 * doubt.expected_fraction
     size = np.linalg.norm(weight.double().numpy())
     assert np.linalg.norm(error) <= doubt.relative_bound * size
-
-
-def test_the_middle_rounding_keeps_a_swap_near() -> None:
-    """Most weights are those of a merge into the base; in one rounding of the sum every fourth is not."""
-    shape = (256, 512)
-    weight = (0.02 * random(*shape)).to(torch.bfloat16)
-    one, two = (Term(random(8, 512, seed=seed), 0.0002 * random(256, 8, seed=seed + 1), 1.0) for seed in (1, 11))
-    old, wanted = weight.clone(), weight.clone()
-    apply_update(old, Update("w", shape, [one]))
-    apply_update(wanted, Update("w", shape, [two]))
-    new, at_once = old.clone(), old.clone()
-    swap_terms(new, [one], [two])
-    apply_update(at_once, Update("w", shape, [one._replace(strength=-1.0), two]))
-    back = torch.empty_like(weight)
-    apply_update(back, Update("w", shape, [one._replace(strength=-1.0)]), kept=old)
-    expected = doubt_about(old, back).expected_fraction
-    assert expected is not None
-    assert (new != wanted).double().mean() <= 1.1 * expected < 0.05
-    assert (at_once != wanted).double().mean() > 0.2
-
-
-# Swapping in memory.
-
-
-def adapters(count: int, shape: tuple[int, int]) -> list[Term]:
-    return [
-        Term(random(4, shape[1], seed=2 * seed), 0.01 * random(shape[0], 4, seed=2 * seed + 1), 1.0, 0.8)
-        for seed in range(1, count + 1)
-    ]
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_a_thousand_swaps(dtype: torch.dtype) -> None:
-    """From a kept copy the last is, to the bit, a merge into the base; without one the error is there and grows."""
-    shape = (24, 32)
-    weight = (0.1 * random(*shape)).to(dtype)
-    terms = adapters(10, shape)
-    exact, fast = weight.clone(), weight.clone()
-    for place in (exact, fast):
-        apply_update(place, Update("w", shape, terms[:1]))
-    drifts = []
-    for number in range(1000):
-        old, new = [terms[number % 10]], [terms[(number + 1) % 10]]
-        swap_terms(exact, old, new, kept=weight)
-        swap_terms(fast, old, new)
-        wanted = weight.clone()
-        if number in (0, 99, 999):
-            apply_update(wanted, Update("w", shape, new))
-            assert bits(exact).equal(bits(wanted))
-            drifts.append(float((fast.double() - wanted.double()).norm() / wanted.double().norm()))
-    eps = torch.finfo(dtype).eps
-    assert 0 < drifts[0] <= eps
-    assert drifts[0] < drifts[1] <= 100 * eps
-    assert drifts[2] <= 1000 * eps
-
-
-def test_dora_goes_by_a_kept_copy_alone() -> None:
-    """Its norms are of the unmerged weight; coming, those of what subtraction gives back will do."""
-    shape = (6, 5)
-    weight = random(*shape)
-    plain, second = adapters(2, shape)
-    dora = second._replace(magnitude=random(6, seed=9).abs())
-    with pytest.raises(CompatibilityError, match="DoRA"):
-        swap_terms(weight.clone(), [dora], [])
-    wanted = weight.clone()
-    apply_update(wanted, Update("w", shape, [dora]))
-    place = torch.zeros_like(weight)
-    swap_terms(place, [dora], [dora], kept=weight)
-    assert place.equal(wanted)
-    apply_update(place, Update("w", shape, [plain]), kept=weight)
-    swap_terms(place, [plain], [dora])
-    assert torch.allclose(place, wanted, rtol=1e-14, atol=1e-14)
 
 
 def test_threads_do_not_matter() -> None:
