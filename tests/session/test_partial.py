@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import torch
@@ -18,6 +18,8 @@ from hubserver import HubServer, environment
 from hubserver.wire import wait_until
 from large_base import MODULES, SHARDS, TENSOR_BYTES, TOUCHED, write_large_base, write_touching_adapter
 from safetensors.torch import save_file
+
+from lora_lab.domain.wire import report_from_wire
 
 
 @dataclass
@@ -73,63 +75,155 @@ def all_is_well(place: Place) -> None:
     place.hub.faults.clear()
 
 
+class Worker:
+    """A session in a process of its own, as the application runs it, with its caches under a folder of the place."""
+
+    def __init__(self, place: Place, home: str, **options: Any) -> None:
+        self._place = place
+        settings = environment(endpoint=place.hub.url, home=place.folder / home, token="hf_anna")
+        command = [sys.executable, "-m", "lora_lab.jobs.worker", json.dumps(options)]
+        self.process = subprocess.Popen(
+            command, env=settings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=place.folder
+        )
+        self.progress: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            stream.close()
+        self.process.wait(20)
+
+    def ask(self, call: str, **arguments: Any) -> None:
+        """Begin a piece of work; the server's log begins anew."""
+        self._place.hub.requests.clear()
+        assert self.process.stdin is not None
+        print(json.dumps({"id": 1, "call": call, "arguments": arguments}), file=self.process.stdin, flush=True)
+
+    def answer(self) -> dict[str, Any]:
+        """The last event of the work: result, failed or cancelled."""
+        assert self.process.stdout is not None
+        self.progress.clear()
+        for line in self.process.stdout:
+            event: dict[str, Any] = json.loads(line)
+            if event["kind"] not in ("progress", "rows"):
+                return event
+            self.progress.append(event.get("what", ""))
+        raise AssertionError("the worker ended without a word")
+
+    def analyze(self, name: str, base: str | None, *subjects: str, dry_run: bool = False, **parameters: Any) -> Any:
+        """The document of an analysis."""
+        self.ask("analyze", id=name, locators=subjects, base=base, parameters=parameters, dry_run=dry_run)
+        event = self.answer()
+        assert event["kind"] == "result", event
+        return report_from_wire(event["report"]).to_json()
+
+
 def header_bytes(folder: Path) -> int:
     """Bytes of the headers of all files, with their lengths."""
     return sum(8 + int.from_bytes(path.read_bytes()[:8], "little") for path in folder.glob("*.safetensors"))
 
 
-def test_amplify_moves_the_tensors_it_needs(place: Place) -> None:
-    """48 of 1,000 tensors in 24 pairs of neighbours: the targets, as exact counts; then nothing but the pairs."""
-    document = place.lab("amplify", place.adapter, "--base", "anna/base", home="counts")
-    storage, pairs = place.ranges(), len(TOUCHED)
-    assert len(place.heads()) == SHARDS  # one question for each file
-    assert len(storage) == SHARDS + pairs  # one range for each header, one for each pair
-    tensors = len(MODULES) * TENSOR_BYTES
-    whole = tensors + header_bytes(place.base)
-    assert tensors < sum(seen.sent for seen in storage) <= 1.05 * whole
-    assert sum(seen.sent for seen in storage if not str(seen.range).startswith("bytes=0-")) == tensors
-    assert all(seen.status == 206 for seen in storage)
+TENSORS = len(MODULES) * TENSOR_BYTES
+PAIRS = len(TOUCHED)
 
-    record = document["inputs"][1]
+
+@pytest.fixture(scope="module")
+def worker(place: Place) -> Iterator[Worker]:
+    """One that has looked at nothing yet when the first test of this file begins."""
+    with Worker(place, "home") as made:
+        yield made
+
+
+def test_a_dry_run_tells_what_will_be_moved_and_that_is_moved(place: Place, worker: Worker) -> None:
+    """48 of 1,000 tensors in 24 pairs of neighbours: the targets as exact counts.
+
+    One question for each file and one range for each header; then one range for each pair, and nothing but the pairs.
+    """
+    told = worker.analyze("amplify", "anna/base", place.adapter, dry_run=True)
+    headers = place.ranges()
+    assert len(place.heads()) == len(headers) == SHARDS
+    assert sum(seen.sent for seen in headers) + TENSORS <= 1.05 * (header_bytes(place.base) + TENSORS)
+    assert (told["dry_run"], told["tensors"], told["fetch_bytes"]) == (True, len(MODULES), TENSORS)
+    assert sum(row["fetch_bytes"] for row in told["files"]) == TENSORS
+
+    document = worker.analyze("amplify", "anna/base", place.adapter)
+    storage = place.ranges()
+    assert (len(storage), len(place.heads())) == (PAIRS, SHARDS)  # headers, index and configuration are remembered
+    assert told["requests"] == PAIRS + SHARDS
+    assert sum(seen.sent for seen in storage) == TENSORS
+    assert all(seen.status == 206 for seen in storage)
+    assert any("kB of 786 kB fetched" in what for what in worker.progress)
+
     commit = place.hub.store.repositories["anna/base"].refs["main"]
-    assert (record["locator"], record["path"], record["revision"]) == (
-        "anna/base",
-        f"hf://anna/base@{commit}",
-        commit,
-    )
     files = place.hub.store.repositories["anna/base"].commits[commit].files
     shards = sorted(name for name in files if name.endswith(".safetensors"))
+    record = document["inputs"][1]
+    assert (record["locator"], record["revision"]) == ("anna/base", commit)
+    assert record["path"] == f"hf://anna/base@{commit}"
     assert record["partial"]["etags"] == {name: files[name].sha256 for name in shards}
-    assert record["partial"]["fetched_bytes"] == sum(seen.sent for seen in storage)
-    assert record["partial"]["requests"] == len(storage) + SHARDS
+    assert (record["partial"]["fetched_bytes"], record["partial"]["requests"]) == (TENSORS, PAIRS + SHARDS)
     assert sorted(record["sha256"]) == [f"{name}#header" for name in shards]
+    assert record["sha256"] == told["inputs"][1]["sha256"]
     assert [one["code"] for one in document["warnings"]] == ["partial_read"]
 
-    again = place.lab("amplify", place.adapter, "--base", "anna/base", "--rank", "2", home="counts")
-    assert len(place.ranges()) == pairs  # headers, index and configuration are remembered
-    assert again["inputs"][1]["sha256"] == record["sha256"]
-    assert again["inputs"][1]["partial"]["fetched_bytes"] == tensors
-    third = place.lab("amplify", place.adapter, "--base", "anna/base", home="counts")
-    assert place.ranges() == []  # the result is
-    assert third == document
+    assert worker.analyze("amplify", "anna/base", place.adapter) == document
+    assert len(place.hub.requests) == 0  # the result is remembered too, and that is what a dry run says
+    again = worker.analyze("amplify", "anna/base", place.adapter, dry_run=True)
+    assert (again["fetch_bytes"], again["requests"]) == (0, 0)
 
 
-def test_a_dry_run_tells_what_will_be_moved(place: Place) -> None:
-    """Headers alone are read for it, and what it says is what the run then does."""
-    told = place.lab("amplify", place.adapter, "--base", "anna/base", "--dry-run", home="dry")
-    assert [str(seen.range)[:8] for seen in place.ranges()] == ["bytes=0-"] * SHARDS
-    assert (told["dry_run"], told["tensors"]) == (True, len(MODULES))
-    assert told["fetch_bytes"] == len(MODULES) * TENSOR_BYTES
-    assert sum(row["fetch_bytes"] for row in told["files"]) == told["fetch_bytes"]
-    place.lab("amplify", place.adapter, "--base", "anna/base", home="dry")
-    assert sum(seen.sent for seen in place.ranges()) == told["fetch_bytes"]
-    assert len(place.ranges()) + len(place.heads()) == told["requests"]
-    after = place.lab("amplify", place.adapter, "--base", "anna/base", "--dry-run", home="dry")
-    assert (after["fetch_bytes"], after["requests"]) == (0, 0)
-    local = place.lab("amplify", place.adapter, "--base", str(place.base), "--dry-run", home="dry")
+def test_what_needs_no_weights_moves_none(place: Place, worker: Worker) -> None:
+    """A check by headers, and anything about a base that is here."""
+    told = worker.analyze("check", "anna/base", place.adapter, dry_run=True)
+    assert (told["fetch_bytes"], told["requests"]) == (0, 0)
+    local = worker.analyze("amplify", str(place.base), place.adapter, dry_run=True)
     assert (local["fetch_bytes"], local["size_bytes"]) == (0, 0)
-    only_headers = place.lab("check", place.adapter, "--base", "anna/base", "--dry-run", home="dry")
-    assert (only_headers["fetch_bytes"], only_headers["requests"]) == (0, 0)
+
+
+def test_faults_in_the_middle_change_no_digit(place: Place, worker: Worker) -> None:
+    """Cuts, a busy storage, links that expire: the result is that of the files here."""
+    local = worker.analyze("amplify", str(place.base), place.adapter, rank=3)
+    add = place.hub.faults.add
+    add("HEAD /anna/base/resolve/.*00002", status=503)
+    add("HEAD /anna/base/resolve/.*00003", expire=True)
+    for skip, cut in ((0, 5), (3, 0), (5, 10_000), (11, 32_767)):
+        add("GET /object/", origin="storage", skip=skip, cut_after=cut)
+    add("GET /object/", origin="storage", skip=8, status=429)
+    add("GET /object/", origin="storage", skip=14, status=403)
+    remote = worker.analyze("amplify", "anna/base", place.adapter, rank=3)
+    assert remote["modules"] == local["modules"]
+    assert remote["totals"] == local["totals"]
+    assert len(place.ranges()) > PAIRS
+
+
+def test_offline_says_what_is_missing(place: Place, worker: Worker) -> None:
+    """A result that is remembered is given; one that is not names what would have to be fetched, and what to do."""
+    known = worker.analyze("amplify", "anna/base", place.adapter)
+    with Worker(place, "home", offline=True) as alone:
+        assert alone.analyze("amplify", "anna/base", place.adapter) == known
+        told = alone.analyze("amplify", "anna/base", place.adapter, dry_run=True, rank=2)
+        assert told["fetch_bytes"] == TENSORS
+        alone.ask("analyze", id="amplify", locators=[place.adapter], base="anna/base", parameters={"rank": 2})
+        said = alone.answer()
+        assert len(place.hub.requests) == 0
+    assert said["kind"] == "failed"
+    assert said["error"].startswith("48 tensors (786 kB) of ")
+    assert "drop --offline" in said["hint"]
+
+
+def test_a_job_that_waits_for_the_storage_is_cancelled_at_once(place: Place, worker: Worker) -> None:
+    """It would answer after a minute; what it was asked for lies nowhere."""
+    place.hub.faults.add("GET /object/", origin="storage", delay_seconds=60.0, times=99)
+    worker.ask("analyze", id="amplify", locators=[place.adapter], base="anna/base", parameters={"rank": 1})
+    assert wait_until(place.ranges, 60)
+    start = time.monotonic()
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.answer()["kind"] == "cancelled"
+    assert time.monotonic() - start < 10  # of sixty seconds; the machine may be busy
+    assert list((place.folder / "home" / "cache" / "spool").iterdir()) == []
 
 
 SAME = """
@@ -176,20 +270,6 @@ def test_every_analysis_gives_the_same_digits(place: Place) -> None:
     assert sum(seen.sent for seen in place.ranges()) < sum(
         stored.size for c in whole.values() for stored in c.files.values()
     )
-
-
-def test_offline_says_what_is_missing(place: Place) -> None:
-    """A result that is remembered is given; one that is not names what would have to be fetched, and what to do."""
-    amplify = ("amplify", place.adapter, "--base", "anna/base", "--no-base-directions")
-    known = place.lab(*amplify, home="offline")
-    assert place.lab(*amplify, "--offline", home="offline") == known
-    assert len(place.hub.requests) == 0
-    said = place.lab(*amplify, "--rank", "3", "--offline", home="offline", code=3)
-    assert "48 tensors (786 kB)" in said
-    assert "drop --offline" in said
-    told = place.lab(*amplify, "--rank", "3", "--offline", "--dry-run", home="offline")
-    assert told["fetch_bytes"] == len(MODULES) * TENSOR_BYTES
-    assert len(place.hub.requests) == 0
 
 
 def test_what_lies_in_the_cache_is_read_there(place: Place) -> None:
@@ -239,37 +319,21 @@ def test_a_server_without_ranges_is_refused_in_one_sentence(place: Place) -> Non
     assert "lora-lab pull anna/base" in said
 
 
-def test_faults_in_the_middle_change_no_digit(place: Place) -> None:
-    """Cuts, a busy storage, links that expire: the result is that of the files here."""
-    local = place.lab("amplify", place.adapter, "--base", str(place.base), home="faults")
-    add = place.hub.faults.add
-    add("HEAD /anna/base/resolve/.*00002", status=503)
-    add("HEAD /anna/base/resolve/.*00003", expire=True)
-    for skip, cut in ((0, 5), (3, 0), (5, 10_000), (11, 32_767)):
-        add("GET /object/", origin="storage", skip=skip, cut_after=cut)
-    add("GET /object/", origin="storage", skip=8, status=429)
-    add("GET /object/", origin="storage", skip=14, status=403)
-    remote = place.lab("amplify", place.adapter, "--base", "anna/base", home="faults")
-    assert remote["modules"] == local["modules"]
-    assert remote["totals"] == local["totals"]
-
-
 def test_ctrl_c_ends_a_wait(place: Place) -> None:
-    """The storage would answer after a minute; nothing is left behind."""
+    """The same at the command line, with the code of what was stopped."""
     home = place.folder / "stopped"
-    place.lab("check", place.adapter, "--base", "anna/base", home="stopped")  # headers are there
-    place.hub.faults.add("GET /object/", origin="storage", delay_seconds=60.0, times=99)
+    place.hub.faults.add("GET /object/", origin="storage", skip=SHARDS, delay_seconds=60.0, times=99)
     place.hub.requests.clear()
     settings = environment(endpoint=place.hub.url, home=home, token="hf_anna")
     command = [sys.executable, "-m", "lora_lab", "amplify", place.adapter, "--base", "anna/base"]
     process = subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert wait_until(lambda: place.ranges(), 60)
+    assert wait_until(lambda: len(place.ranges()) > SHARDS, 60)
     time.sleep(0.2)
     start = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130, said
-    assert time.monotonic() - start < 10  # of sixty seconds; the machine may be busy
+    assert time.monotonic() - start < 10
     assert list((home / "cache" / "spool").iterdir()) == []
 
 
