@@ -60,6 +60,10 @@ class Changing(ABC):
         """Open a model."""
 
     @abstractmethod
+    def _whole_base(self, locator: str, *, dry_run: bool, observer: Observer | None) -> Base:
+        """Open a model all of whose files are on this machine; a dry run fetches none."""
+
+    @abstractmethod
     def open(self, locator: str, *, whole: bool = False, observer: Observer | None = None) -> Adapter | Base:
         """Open whatever is there."""
 
@@ -102,7 +106,7 @@ class Changing(ABC):
         if not adapters:
             raise LoraLabError("There is nothing to merge, expected at least one adapter.")
         opened = [self.adapter(locator, observer=observer) for locator in adapters]
-        model = self.base(base, whole=True, observer=observer)
+        model = self._whole_base(base, dry_run=dry_run, observer=observer)
         with self._hashing(*opened, model, skipped=dry_run) as hashing:
             return merge(
                 opened,
@@ -186,10 +190,10 @@ class Changing(ABC):
         from lora_lab.formats.factors import FactorReader
         from lora_lab.operations.unmerge import unmerge
 
-        model = self.base(merged, whole=True, observer=observer)
+        model = self._whole_base(merged, dry_run=dry_run, observer=observer)
         kept = _opened(undo)
         opened = [self.adapter(locator, observer=observer) for locator in adapters or (kept.locators if kept else ())]
-        behind = None if base is None else self.base(base, whole=True, observer=observer)
+        behind = None if base is None else self._whole_base(base, dry_run=dry_run, observer=observer)
         with self._hashing(*opened, model, behind, skipped=dry_run) as hashing:
             return unmerge(
                 model,
@@ -245,10 +249,10 @@ class Changing(ABC):
         from lora_lab.formats.factors import FactorReader
         from lora_lab.operations.swap import swap
 
-        model = self.base(merged, whole=True, observer=observer)
+        model = self._whole_base(merged, dry_run=dry_run, observer=observer)
         old = [self.adapter(locator, observer=observer) for locator in from_adapters]
         new = [self.adapter(locator, observer=observer) for locator in to_adapters]
-        behind = None if base is None else self.base(base, whole=True, observer=observer)
+        behind = None if base is None else self._whole_base(base, dry_run=dry_run, observer=observer)
         with self._hashing(*old, *new, model, behind, skipped=dry_run) as hashing:
             return swap(
                 model,

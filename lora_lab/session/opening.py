@@ -9,9 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_lab.domain import figures
 from lora_lab.domain.progress import Unwatched
 from lora_lab.domain.report import Finding
-from lora_lab.errors import AdapterError, LoraLabError, quoted
+from lora_lab.errors import AdapterError, LoraLabError, OperationError, quoted
 from lora_lab.extension.contracts import ReadOptions
 from lora_lab.formats.opening import is_configuration, open_adapter, open_base, open_configuration
 from lora_lab.session import listing
@@ -120,6 +121,23 @@ class Opening(ABC):
         if self._is_checkpoint(locator):
             return self.base(locator, whole=whole, observer=observer)
         return self.adapter(locator, observer=observer)
+
+    def _whole_base(self, locator: str, *, dry_run: bool, observer: Observer | None) -> Base:
+        """Open a model all of whose files are on this machine; a dry run fetches none.
+
+        Raises
+        ------
+        OperationError
+            it is a dry run, and they are not.
+        """
+        model = self._in_parts(locator, observer) if dry_run else None
+        if model is not None:
+            size = figures.size(model.missing_bytes)
+            raise OperationError(
+                f"{quoted(locator)} is not on this machine: {size} would be fetched, and a dry run fetches nothing.",
+                hint=f"Fetch it first: lora-lab pull {locator}",
+            )
+        return self.base(locator, whole=True, observer=observer)
 
     def _in_parts(self, locator: str, observer: Observer | None) -> RemoteModel | None:
         """The model on the Hub that is read in parts; None for what is here, or is fetched whole."""

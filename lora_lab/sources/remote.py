@@ -98,6 +98,12 @@ class RemoteModel:
         """Bytes of all its files of weights."""
         return sum(file.size_bytes for name, file in self._files.items() if name.endswith(_WEIGHTS))
 
+    @property
+    def missing_bytes(self) -> int:
+        """Of those, bytes of the files that do not lie whole in the Hub's cache."""
+        weights = {name: file for name, file in self._files.items() if name.endswith(_WEIGHTS)}
+        return sum(file.size_bytes for name, file in weights.items() if self._cached(self._prefix + name) is None)
+
     def checkpoint(self, observer: Observer) -> Checkpoint:
         """Read the index and the headers of all shards.
 

@@ -19,6 +19,7 @@ from hubserver.wire import wait_until
 from large_base import MODULES, SHARDS, TENSOR_BYTES, TOUCHED, write_large_base, write_touching_adapter
 from safetensors.torch import save_file
 
+from lora_lab.domain import figures
 from lora_lab.domain.wire import report_from_wire
 
 
@@ -303,8 +304,14 @@ def test_what_lies_in_the_cache_is_read_there(place: Place) -> None:
 
 
 def test_a_merge_takes_the_whole(place: Place, tmp_path: Path) -> None:
-    """What is written is made of files whose hashes are known: nothing is read in parts."""
-    place.lab("merge", place.adapter, "--base", "anna/base", "-o", str(tmp_path / "merged"), home="merging")
+    """What is written is made of files whose hashes are known: nothing is read in parts. A dry run takes nothing."""
+    merge = ("merge", place.adapter, "--base", "anna/base", "-o", str(tmp_path / "merged"))
+    size = sum(path.stat().st_size for path in place.base.glob("*.safetensors"))
+    said = place.lab(*merge, "--dry-run", home="merging", code=3)
+    assert f"{figures.size(size)} would be fetched" in said
+    assert "lora-lab pull anna/base" in said
+    assert place.ranges() == []
+    place.lab(*merge, home="merging")
     assert not any(seen.range for seen in place.ranges() if seen.range and not seen.range.startswith("bytes=0-"))
     receipt = json.loads((tmp_path / "merged" / "lora_lab_receipt.json").read_text())
     assert "partial" not in json.dumps(receipt["inputs"])
