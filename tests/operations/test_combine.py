@@ -81,7 +81,7 @@ FEATURES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "lora_bias": ({"target_modules": ["q_proj"], "lora_bias": True}, {"target_modules": ["q_proj"]}),
 }
-EVERY = [(method, "layers") for method in Session().registry.methods]
+EVERY = [(method, "layers") for method in Session(plugins=False).registry.methods]
 EVERY += [(method, case) for case in ("fan_in_fan_out", "experts", "lora_bias") for method in ("svd", "ties", "della")]
 
 

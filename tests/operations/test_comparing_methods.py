@@ -27,7 +27,7 @@ def adapters(tmp_path: Path) -> list[str]:
 @pytest.mark.parametrize("cut", [{"rank": 3}, {"energy": 0.8}, {"parameters": 300}, {}])
 def test_rows_are_the_totals_of_the_receipts(tmp_path: Path, adapters: list[str], cut: dict[str, Any]) -> None:
     """Every method that combines has the numbers that combine gives, sizes included; the others say why not."""
-    session = Session(seed=2)
+    session = Session(seed=2, plugins=False)
     report = session.compare_methods(adapters, strengths=STRENGTHS, settings={"density": "0.4"}, **cut)
     rows = report.table("methods").rows
     assert [row["id"] for row in rows] == list(session.registry.methods)
@@ -92,7 +92,7 @@ class Shapeless(Failing):
 
 
 def test_one_failing_method_takes_none_of_the_others_down(adapters: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    session = Session()
+    session = Session(plugins=False)
     known = {**session.registry.methods, "failing": Failing(), "shapeless": Shapeless()}
     monkeypatch.setattr(session.registry, "methods", known)
     record = PluginRecord("strange", "strange 1.0", "strange", "1.0")
@@ -140,11 +140,11 @@ class Watching:
 def test_progress_rows_and_cancelling(adapters: list[str]) -> None:
     """Counts never go back, rows come as they are ready, and a cancellation ends it in the middle of a method."""
     watcher = Watching(10**6)
-    Session().compare_methods(adapters, rank=2, observer=watcher)
+    Session(plugins=False).compare_methods(adapters, rank=2, observer=watcher)
     counts = [done for done, _ in watcher.told]
     assert counts == sorted(counts)
-    assert watcher.told[-1][0] == watcher.told[-1][1] == 3 * len(Session().registry.methods)
-    assert watcher.ready == len(Session().registry.methods)
+    assert watcher.told[-1][0] == watcher.told[-1][1] == 3 * len(Session(plugins=False).registry.methods)
+    assert watcher.ready == len(Session(plugins=False).registry.methods)
     early = Watching(7)
     with pytest.raises(CancelledError):
         Session().compare_methods(adapters, rank=2, observer=early)
