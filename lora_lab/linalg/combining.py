@@ -12,13 +12,12 @@ that are kept.
 
 from __future__ import annotations
 
-import heapq
 import math
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
-from lora_lab.errors import CompatibilityError, LoraLabError, NumericalError, quoted
+from lora_lab.errors import CompatibilityError, NumericalError, quoted
 from lora_lab.linalg.threads import one_thread
 
 if TYPE_CHECKING:
@@ -165,49 +164,6 @@ def kept_rank(singular_values: torch.Tensor, *, rank: int | None = None, energy:
     held = torch.cumsum(singular_values.square(), 0)
     enough = held >= energy * (1 - _SLACK) * held[-1]
     return min(most, int(enough.to(torch.int8).argmax()) + 1)
-
-
-def budget_ranks(singular_values: Sequence[torch.Tensor], costs: Sequence[int], parameters: int) -> list[int]:
-    """Divide a number of parameters among modules so that least of Σ‖ΔW‖² is lost.
-
-    One more rank of module m is worth σ² of its next value and costs out + in parameters. As the values fall, taking
-    whatever is worth most per parameter is the best for the parameters that it takes (Everett, Operations Research 11
-    (1963): a maximum of Σσ² − λ·cost is a maximum under its own cost), and the best of all where every module has one
-    shape. What no longer fits is passed over for what does; less is then lost to indivisibility than the σ² of the
-    first that was passed over.
-
-    Parameters
-    ----------
-    singular_values : of each module, descending
-    costs : out + in of each
-    parameters : the most that all of them take
-
-    Returns
-    -------
-    the rank of each module; 0 leaves it out
-
-    Examples
-    --------
-    >>> budget_ranks([torch.tensor([3.0, 2.0]), torch.tensor([2.5, 1.0])], [10, 10], 30)
-    [2, 1]
-    """
-    if parameters < 0:
-        raise LoraLabError(f"The number of parameters is {parameters}, expected none or more.")
-    squares = [values.square().tolist() for values in singular_values]
-    ranks = [0] * len(squares)
-    queue = [(-own[0] / costs[place], place) for place, own in enumerate(squares) if own and own[0] > 0.0]
-    heapq.heapify(queue)
-    left = parameters
-    while queue:
-        _, place = heapq.heappop(queue)
-        if costs[place] > left:
-            continue  # the module's other values are worth less at the same cost
-        left -= costs[place]
-        ranks[place] += 1
-        own = squares[place]
-        if ranks[place] < len(own) and own[ranks[place]] > 0.0:
-            heapq.heappush(queue, (-own[ranks[place]] / costs[place], place))
-    return ranks
 
 
 def rounding_error(lora_B: torch.Tensor, lora_A: torch.Tensor, stored_B: torch.Tensor, stored_A: torch.Tensor) -> float:

@@ -14,7 +14,8 @@ from lora_lab.domain.adapter import DeltaKind
 from lora_lab.errors import AdapterError, LoraLabError, NumericalError, quoted
 from lora_lab.extension.changes import ChangeMethod
 from lora_lab.extension.contracts import MergeContext
-from lora_lab.linalg.combining import budget_ranks, rounding_error
+from lora_lab.linalg.budgets import budget_ranks
+from lora_lab.linalg.combining import rounding_error
 from lora_lab.linalg.side_by_side import side_by_side
 from lora_lab.linalg.spectra import factored_singular_values
 from lora_lab.operations.execution import torch_type

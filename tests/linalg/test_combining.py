@@ -1,8 +1,6 @@
-"""Sums of factored updates against dense float64 arithmetic, and the division of a budget against every division."""
+"""Sums of factored updates against dense float64 arithmetic."""
 
 from __future__ import annotations
-
-from itertools import product
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_lab.errors import CompatibilityError, NumericalError
-from lora_lab.linalg.combining import best_factors, budget_ranks, kept_rank, rounding_error, side_by_side_factors
+from lora_lab.linalg.combining import best_factors, kept_rank, rounding_error, side_by_side_factors
 from lora_lab.linalg.spectra import Pair
 
 
@@ -82,38 +80,6 @@ def test_the_error_of_rounding(dtype: torch.dtype) -> None:
     B, A = found.lora_B.to(dtype), found.lora_A.to(dtype)
     real = torch.linalg.vector_norm(B.double() @ A.double() - found.lora_B @ found.lora_A)
     assert rounding_error(found.lora_B, found.lora_A, B, A) == pytest.approx(float(real), rel=1e-6)
-
-
-def everything(squares: list[list[float]], costs: list[int], parameters: int) -> float:
-    """The most that any division keeps, by trying all of them."""
-    divisions = product(*(range(len(own) + 1) for own in squares))
-    return max(
-        sum(sum(own[:rank]) for own, rank in zip(squares, ranks, strict=True))
-        for ranks in divisions
-        if sum(rank * cost for rank, cost in zip(ranks, costs, strict=True)) <= parameters
-    )
-
-
-SPECTRA = st.lists(st.lists(st.floats(0.01, 10), min_size=1, max_size=4), min_size=1, max_size=4)
-
-
-@settings(max_examples=150, deadline=None)
-@given(spectra=SPECTRA, costs=st.lists(st.integers(1, 9), min_size=4, max_size=4), share=st.floats(0, 1))
-def test_a_budget_is_divided_best(spectra: list[list[float]], costs: list[int], share: float) -> None:
-    """Best of all with one shape; else best for what it takes until one did not fit, and off by less than that one."""
-    values = [torch.tensor(sorted(own, reverse=True), dtype=torch.float64) for own in spectra]
-    squares = [own.square().tolist() for own in values]
-    for chosen in ([5] * len(values), costs[: len(values)]):
-        total = sum(len(own) * cost for own, cost in zip(squares, chosen, strict=True))
-        parameters = int(share * total)
-        ranks = budget_ranks(values, chosen, parameters)
-        assert sum(rank * cost for rank, cost in zip(ranks, chosen, strict=True)) <= parameters
-        kept = sum(sum(own[:rank]) for own, rank in zip(squares, ranks, strict=True))
-        best = everything(squares, chosen, parameters)
-        if len(set(chosen)) == 1:
-            assert kept == pytest.approx(best, rel=1e-12)
-        passed = [own[rank] for own, rank in zip(squares, ranks, strict=True) if rank < len(own)]
-        assert best <= kept * (1 + 1e-12) + max(passed, default=0.0)
 
 
 def test_shapes_and_numbers_are_refused() -> None:
