@@ -161,12 +161,13 @@ class JobManager:
             line = await child.stdout.readline()
             if not line:
                 await self._child_died(child, job)
-                return
+                break
             event = json.loads(line)
             if event["id"] == job.id and not job.is_over:
                 self._take(job, event)
         if job.state is JobState.CANCELLED:
             await child.wait()
+            self._tell(JobEvent(job, "gone"))
 
     def _take(self, job: Job, event: dict[str, Any]) -> None:
         kind = event["kind"]

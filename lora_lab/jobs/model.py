@@ -62,10 +62,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """Something happened to a job."""
+    """Something happened to a job; ``gone`` is that the process which did a cancelled one has ended."""
 
     job: Job
-    kind: Literal["started", "progress", "rows", "result", "failed", "cancelled"]
+    kind: Literal["started", "progress", "rows", "result", "failed", "cancelled", "gone"]
     table: str = ""
     rows: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     report: Report | None = None

@@ -80,6 +80,24 @@ class StagedFile:
         self._hasher.close()
 
 
+def left_behind(target: Path) -> list[Path]:
+    """What a run that was killed has left beside `target`: a staging folder, its journal, a lock, a file in the making.
+
+    Examples
+    --------
+    >>> left_behind(Path("/no/such/folder/out"))
+    []
+    """
+    target = Path(os.path.abspath(target))  # noqa: PTH100 - the name as given, not where a link leads
+    with suppress(OSError):
+        return sorted(path for path in target.parent.iterdir() if path.name.startswith(_stem(target)))
+    return []
+
+
+def _stem(target: Path) -> str:
+    return f".{target.name}.lora_lab"
+
+
 class StagedFolder:
     """A folder in the making; use as a context manager, then :meth:`commit`.
 
@@ -117,7 +135,7 @@ class StagedFolder:
         self._is_overwriting = overwrite
         self._is_resuming = resume
         self._is_resumable = is_resumable
-        stem = f".{self.target.name}.lora_lab"
+        stem = _stem(self.target)
         self.folder = self.target.with_name(f"{stem}-{plan_id[:_ID_CHARACTERS]}")
         self._journal = self.folder.with_name(f"{self.folder.name}.journal")
         self._lock_path = self.target.with_name(f"{stem}.lock")

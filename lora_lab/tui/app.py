@@ -167,6 +167,8 @@ class LoraLabApp(App[None], inherit_bindings=False):
         if event.report is not None and event.job in self.job_list.changes():
             self.outcomes[event.job.id] = event.report
             self.library.action_rescan()
+        elif event.kind == "gone" and event.job in self.job_list.asked():
+            self.library.action_rescan()  # it may have been complete when it was cancelled
         for screen in self.screen_stack:
             screen.post_message(JobUpdated(event))
 

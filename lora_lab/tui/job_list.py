@@ -38,6 +38,8 @@ class JobList:
     def note(self, event: JobEvent) -> None:
         """Take in an event; a background job that is over is forgotten unless it failed."""
         job = event.job
+        if event.kind == "gone":
+            return
         self._jobs[job.id] = job
         if event.kind == "started":
             self._begun[job.id] = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from textual import on
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 _ACTIVE: Final = ("queued", "running")
 _BAR_WIDTH: Final = 30
+_PATH_WIDTH: Final = 60
+_RESUMED: Final = ("merge", "unmerge", "swap")
 _TICK_SECONDS: Final = 0.5
 _FIRST: Final = {
     "modules": (
@@ -80,6 +83,7 @@ class OutcomeScreen(LabScreen, inherit_bindings=False):
         self._tables: tuple[Table, ...] = ()
         self._number = 0
         self._filter = ""
+        self._is_gone = False  # the process of a cancelled job
 
     def compose_body(self) -> ComposeResult:
         """Words above the rows."""
@@ -110,6 +114,7 @@ class OutcomeScreen(LabScreen, inherit_bindings=False):
         """Show the change."""
         super().on_job_updated(message)
         if message.event.job is self.job:
+            self._is_gone |= message.event.kind == "gone"
             if message.event.kind in ("started", "progress"):
                 self._tell_progress()
             else:
@@ -137,22 +142,42 @@ class OutcomeScreen(LabScreen, inherit_bindings=False):
         head = f"{text.bar(share, _BAR_WIDTH):<{_BAR_WIDTH}} {100 * job.done // job.total} %  {'  ·  '.join(figures)}"
         return Content("\n").join([Content(head), Content.styled(safe_text(job.what), "$foreground 65%")])
 
-    def _cancelled(self) -> str:
+    def _cancelled(self) -> Content:
+        """What a cancelled change has left; what is still being tidied up is told when its process has ended."""
         if self.job.request.call == "push":
             if self.job.what == COMMITTING:
-                return "Cancelled while the commit was under way; the repository's page says whether it arrived."
-            return "Cancelled. Nothing was committed."
+                return Content(
+                    "Cancelled while the commit was under way; the repository's page says whether it arrived."
+                )
+            return Content("Cancelled. Nothing was committed.")
         output = self.job.request.arguments.get("output")
+        said = "Cancelled. Nothing was written under the output's name."
         if isinstance(output, str) and os.path.lexists(output):
-            return f"Cancelled. What stands under {safe_text(output)} is whole: what was there before, or the new one."
-        return "Cancelled. Nothing was written under the output's name."
+            shown = safe_text(output, limit=_PATH_WIDTH)
+            said = f"Cancelled. What stands under {shown} is whole: what was there before, or the new one."
+        left = self._left_behind() if self._is_gone else []
+        if not left:
+            return Content(said)
+        named = ", ".join(safe_text(path, limit=_PATH_WIDTH) for path in left)
+        told = f"The process was ended before it had tidied up. It left {named}"
+        if self.job.request.call in _RESUMED:
+            told = f"{told}: the same command with --resume goes on from there; or remove it."
+        else:
+            told = f"{told}, which can be removed."
+        return Content("\n").join([Content(said), Content.styled(told, "$text-warning")])
+
+    def _left_behind(self) -> list[str]:
+        from lora_lab.storage.staging import left_behind
+
+        targets = [self.job.request.arguments.get(name) for name in ("output", "undo", "write_undo")]
+        return [str(path) for target in targets if isinstance(target, str) for path in left_behind(Path(target))]
 
     def _draw(self) -> None:
         report = self.report
         if self.job.state == "failed":
             self._say(refusal(self.job.error or "", self.job.hint or ""))
         elif self.job.state == "cancelled":
-            self._say(Content(self._cancelled()))
+            self._say(self._cancelled())
         elif report is None:
             self._say(self._progress())
         else:

@@ -14,6 +14,7 @@ from lora_lab.jobs.model import JobRequest
 from lora_lab.safetext import safe_text
 from lora_lab.tui import bindings, text
 from lora_lab.tui.changing.form import CALLS, FIELDS, Form
+from lora_lab.tui.changing.path_input import PathInput
 from lora_lab.tui.compare.words import finding_lines, refusal
 from lora_lab.tui.confirm import Confirm
 from lora_lab.tui.export import Copied
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from lora_lab.tui.changing.form import Call
     from lora_lab.tui.messages import JobUpdated
 
+_PATH_WIDTH: Final = 60
+_TITLE_WIDTH: Final = 40
 _PLAN_SECONDS: Final = 0.3  # after the last key
 _PLAN_PRIORITY: Final = 900
 _RUN_PRIORITY: Final = 1000
@@ -90,7 +93,7 @@ class ChangeScreen(LabScreen, inherit_bindings=False):
             for one in {one.id: one for call in CALLS for one in FIELDS[call]}.values():
                 with Horizontal(classes="change--row", id=f"row-{one.id}"):
                     yield Label(one.label)
-                    yield Input(self._typed.get(one.id, ""), id=f"field-{one.id}")
+                    yield PathInput(self._typed.get(one.id, ""), id=f"field-{one.id}")
         with Pane(title="Plan", id="change-plan"), Overflow():
             yield Static("", id="change-said")
         yield Static("", id="change-command")
@@ -188,8 +191,8 @@ class ChangeScreen(LabScreen, inherit_bindings=False):
             writes = f"{writes}  ·  undo file at most {text.size(planned['undo_bytes_at_most'])}"
         lines = [Content(f"{changing}  ·  {writes}")]
         for path in self.form.replaced():
-            there = f"{path} is there already; ctrl+g asks before it is replaced."
-            lines.append(Content.assemble(Content.styled("⚠ ", "$text-warning"), safe_text(there)))
+            there = f"{safe_text(path, limit=_PATH_WIDTH)} is there already; ctrl+g asks before it is replaced."
+            lines.append(Content.assemble(Content.styled("⚠ ", "$text-warning"), there))
         return Content("\n").join([*lines, *finding_lines(report.findings), Content("ctrl+g does it.")])
 
     def _say(self, said: Content) -> None:
@@ -233,7 +236,7 @@ class ChangeScreen(LabScreen, inherit_bindings=False):
                     self._run(form, overwrite=True)
 
             verb = "is" if len(there) == 1 else "are"
-            named = " and ".join(safe_text(path, limit=200) for path in there)
+            named = " and ".join(safe_text(path, limit=_PATH_WIDTH) for path in there)
             self.app.push_screen(Confirm(f"{named} {verb} there already, and would be replaced.", "replace"), answer)
         else:
             self._run(form)
@@ -244,6 +247,7 @@ class ChangeScreen(LabScreen, inherit_bindings=False):
         arguments = form.arguments() | ({"overwrite": True} if overwrite else {})
         shown = str(arguments.get("output") or arguments["merged"])
         request = JobRequest(form.call, arguments)
-        job = self.lab.jobs.submit(request, title=f"{form.call} {shown}", priority=_RUN_PRIORITY)
+        title = f"{form.call} {safe_text(shown, limit=_TITLE_WIDTH)}"
+        job = self.lab.jobs.submit(request, title=title, priority=_RUN_PRIORITY)
         self.lab.job_list.add(job)
         self.lab.switch_screen(OutcomeScreen(job))

@@ -168,3 +168,47 @@ async def test_cancelling_leaves_nothing(here: Path) -> None:
         await until(pilot, lambda: "Cancelled" in said(outcome), turns=TURNS)
         assert time.monotonic() - begun < 1.0
         await until(pilot, lambda: sorted(path.name for path in here.iterdir()) == ["base", "one", "two"], turns=TURNS)
+
+
+async def test_what_a_killed_run_leaves_is_named_and_the_library_looks_again(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the process of a cancelled change has ended: the folder beside the output, and a fresh listing."""
+    generator = torch.Generator().manual_seed(0)
+    names = [f"model.layers.{layer}.self_attn.q_proj.weight" for layer in range(24)]
+    tensors = {name: torch.randn(1024, 1024, generator=generator) for name in names}
+    save_file(tensors, here / "base" / "model.safetensors")
+    write_adapter(here / "one", factors({name.removesuffix(".weight"): (1024, 1024) for name in tensors}, seed=1))
+    async with opened("one", (80, 24)) as (app, pilot, form):
+        fill(form, base="base", output="out")
+        await until(pilot, lambda: form.plan is not None, turns=TURNS)
+        await pilot.press("ctrl+g")
+        await until(pilot, lambda: isinstance(app.screen, OutcomeScreen))
+        outcome = app.screen
+        assert isinstance(outcome, OutcomeScreen)
+        await until(pilot, lambda: outcome.job.done > 0, turns=TURNS)
+        (here / ".out.lora_lab-0123").mkdir()  # of a run that this one does not go on with
+        scans: list[None] = []
+        monkeypatch.setattr(app.library, "action_rescan", lambda: scans.append(None))
+        await pilot.press("c")
+        await until(pilot, lambda: ".out.lora_lab-0123" in said(outcome), turns=TURNS)
+        assert "--resume" in said(outcome)
+        assert len(scans) == 1
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 36)])
+async def test_a_long_path_shows_both_its_ends(here: Path, size: tuple[int, int]) -> None:
+    """In a field that is not typed in, and in the sentence that it is there already; the value stays whole."""
+    long = here / ("deep-" + "x" * 90) / "out-at-the-end"
+    long.mkdir(parents=True)
+    async with opened("one", size) as (_, pilot, form):
+        fill(form, base="base", output=str(long))
+        form.query_one("#field-dtype", Input).focus()
+        await until(pilot, lambda: form.plan is not None, turns=TURNS)
+        await pilot.pause()
+        shown = form.query_one("#field-output", Input).render_line(0).text.rstrip()
+        assert shown.startswith(str(long)[:20])
+        assert "…" in shown
+        assert shown.endswith("out-at-the-end")
+        assert form.query_one("#field-output", Input).value == str(long)
+        assert "out-at-the-end is there already" in " ".join(said(form).split())
