@@ -13,10 +13,12 @@ from textual.widgets import Input, OptionList, Static
 from lora_lab.safetext import safe_text
 from lora_lab.tui import bindings
 from lora_lab.tui.background import work_beside
-from lora_lab.tui.combining.fields import ChoiceField, FieldLine, Option, values_of
+from lora_lab.tui.base_dialog import choices_of
+from lora_lab.tui.combining.fields import ChoiceField, Entry, FieldLine, Option, values_of
 from lora_lab.tui.combining.method_list import MethodList, field_line
+from lora_lab.tui.combining.pick import entries_of
 from lora_lab.tui.combining.recipe import FROM, OPERATIONS, READS, Operation, Recipe, Source
-from lora_lab.tui.combining.result import DTYPES, PLACES, WHOLE, place_lines, result_lines
+from lora_lab.tui.combining.result import DTYPES, PLACES, SELDOM, WANTED, WHOLE, place_lines, result_lines
 from lora_lab.tui.combining.sources import (
     Facts,
     MethodsRead,
@@ -272,7 +274,12 @@ class CombineForm(LabScreen, inherit_bindings=False):
         how.update(Content(_HOW.get(operation, "")))
         dtype = self.query_one("#combine-dtype ChoiceField", ChoiceField)
         dtype.offer(DTYPES[operation])
+        self._base_entry.placeholder = WANTED if operation == "extract" else SELDOM
         self._offer_saved()
+
+    @property
+    def _base_entry(self) -> Entry:
+        return self.query_one("#combine-base Entry", Entry)
 
     def _offer_saved(self) -> None:
         """Whole modules may come from each of the inputs."""
@@ -333,13 +340,17 @@ class CombineForm(LabScreen, inherit_bindings=False):
 
     def _names(self) -> dict[str, str]:
         """What the library calls its rows."""
-        from lora_lab.tui.library.screen import LibraryScreen
+        return {entry.path: entry.name for entry in entries_of(self.lab)}
 
-        home = self.lab.library
-        rows = home.library.rows.values() if isinstance(home, LibraryScreen) else ()
-        return {row.entry.path: row.name for row in rows}
+    def _base_of(self, base_model: str | None) -> str | None:
+        """The base in use, or the only one of the library with the name that an adapter gives."""
+        known = self.lab.bases.base_for(base_model)
+        named = [one.locator for one in choices_of(entries_of(self.lab), base_model) if one.is_named]
+        return known or (named[0] if len(named) == 1 else None)
 
     def on_source_read(self, message: SourceRead) -> None:
         """Show its rank, or why it cannot be read."""
-        self.sources.facts[message.locator] = message.facts
+        facts = self.sources.facts[message.locator] = message.facts
+        if facts.needs_base and not self._base_entry.value:
+            self._base_entry.value = self._base_of(facts.base_model) or ""
         self.sources.draw(self.recipe.faults())

@@ -41,18 +41,19 @@ class Choice(NamedTuple):
 
 def adapters_of(lab: LoraLabApp, given: Sequence[str] = ()) -> list[Choice]:
     """Adapters of the library that can be read, those that are not `given` first."""
-    entries = [entry for entry in _entries(lab) if entry.kind == EntryKind.ADAPTER and entry.error is None]
+    entries = [entry for entry in entries_of(lab) if entry.kind == EntryKind.ADAPTER and entry.error is None]
     entries.sort(key=lambda entry: (entry.path in given, natural_key(entry.name)))
     return [_choice(entry, "is in" if entry.path in given else "") for entry in entries[:_MOST_SHOWN]]
 
 
 def choices_of(lab: LoraLabApp, locators: Sequence[str]) -> list[Choice]:
     """These, each once, with what the library knows of them."""
-    known = {entry.path: entry for entry in _entries(lab)}
+    known = {entry.path: entry for entry in entries_of(lab)}
     return [_choice(known[one]) if one in known else Choice(one, one) for one in dict.fromkeys(locators)]
 
 
-def _entries(lab: LoraLabApp) -> list[LibraryEntry]:
+def entries_of(lab: LoraLabApp) -> list[LibraryEntry]:
+    """All that the library lists."""
     from lora_lab.tui.library.screen import LibraryScreen
 
     home = lab.library

@@ -29,8 +29,8 @@ _PLACES: Final = {"resize": ("adapter",), "extract": ("base", "finetuned")}
 _WANTED: Final = {"adapter": "an adapter", "base": "the model before training", "finetuned": "the model after it"}
 #: Of an operation, which fields of :attr:`Recipe.typed` it reads.
 READS: Final[Mapping[Operation, tuple[str, ...]]] = {
-    "combine": (*CUTS, "saved", "dtype", "seed", "modules", "output"),
-    "resize": (*CUTS, "dtype", "seed", "modules", "output"),
+    "combine": (*CUTS, "base", "saved", "dtype", "seed", "modules", "output"),
+    "resize": (*CUTS, "base", "dtype", "seed", "modules", "output"),
     "extract": ("rank", "energy", "others", "dtype", "seed", "modules", "output"),
 }
 
@@ -185,6 +185,8 @@ class Recipe:
             given["dtype"] = self._text("dtype")
         if self._modules():
             given["modules"] = self._modules()
+        if self.operation != "extract" and self._text("base"):
+            given["base"] = _path(self._text("base"))
         if self.operation != "combine":
             given |= dict(zip(self.places, self.locators, strict=True))
             return given | ({"save_others": True} if self._text("others") else {})
@@ -248,6 +250,8 @@ class Recipe:
             ]
         words += [word for name in CUTS if self._text(name) for word in (f"--{name}", self._text(name))]
         words += self._saved_words()
+        if self.operation != "extract" and self._text("base"):
+            words += ["--base", _path(self._text("base"))]
         if self._text("dtype"):
             words += ["--dtype", self._text("dtype")]
         words += [word for glob in self._modules() for word in ("--module", glob)]

@@ -21,6 +21,8 @@ DTYPES: Final[Mapping[Operation, tuple[Option, ...]]] = {
 WHOLE: Final = (Option(REFUSE, "refuse"), Option(AVERAGE, "average"), Option(SKIP, "skip"))
 
 
+#: What is shown in an empty field for a locator; and in that of a base which is not needed as a rule.
+WANTED, SELDOM = "a folder, org/name", "only for DoRA and PiSSA"
 #: Of the lines that :func:`place_lines` makes.
 PLACES: Final = ("combine-adapter", "combine-base", "combine-finetuned")
 
@@ -29,7 +31,7 @@ def place_lines(known: Mapping[str, str]) -> Iterator[FieldLine]:
     """An adapter to resize; a base and its fine-tune to extract from."""
     for id, label in zip(PLACES, ("adapter", "base", "fine-tune"), strict=True):  # noqa: A001 - the field's own name
         name = id.removeprefix("combine-")
-        entry = Entry(known.get(name, ""), placeholder="a folder, org/name")
+        entry = Entry(known.get(name, ""), placeholder=WANTED)
         yield FieldLine(Field(name, label, entry), id=id)
 
 

@@ -47,6 +47,7 @@ _COMPARISON_PRIORITY: Final = 880
 _RUN_PRIORITY: Final = 1000
 _SIGN_ROWS: Final = 64  # of each module: enough for two digits of a share
 _TALL: Final = 32
+_SCROLLBAR: Final = 1  # it may come with what is written
 _FIRST: Final = ("rank", "relative_error", "ranks", "norm")
 
 
@@ -193,7 +194,7 @@ class CombineScreen(CombineForm, inherit_bindings=False):
         elif not self._is_typing and self._plan.reason:
             words = refusal(self._plan.reason, self._plan.hint)
         elif self.plan is not None:
-            width = self.query_one("#combine-words").content_size.width
+            width = self.query_one("#combine-words").content_size.width - _SCROLLBAR
             meeting = self._meeting if len(recipe.sources) > 1 and recipe.operation == "combine" else None
             words = Content("\n").join(foretold(recipe.operation, self.plan, meeting, width))
             self.table.show_table(self.plan.table("modules"), first=_FIRST)

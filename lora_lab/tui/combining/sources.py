@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from lora_lab.tui.app import LoraLabApp
     from lora_lab.tui.combining.recipe import Source
 
+_LEAST_NAME: Final = 8
+_USUAL_NAME: Final = 40
 _LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_NEED_BASE: Final = frozenset({"dora", "pissa"})
 _MARKS: Final = ("$mark-a", "$mark-b")
 
 
@@ -38,6 +41,8 @@ class Facts(NamedTuple):
     name: str
     rank_min: int | None = None
     rank_max: int | None = None
+    base_model: str | None = None  # that it names
+    needs_base: bool = False  # its change is known with its base alone
     reason: str = ""  # why it cannot be read
 
     @property
@@ -88,7 +93,8 @@ def read_source(
     except Exception as error:  # what is there may be anything
         tell(SourceRead(locator, Facts(name, reason=f"It cannot be read: {type(error).__name__}: {error}.")))
     else:
-        tell(SourceRead(locator, Facts(name, *adapter.ranks)))
+        needs_base = any(feature.id in _NEED_BASE for feature in adapter.features)
+        tell(SourceRead(locator, Facts(name, *adapter.ranks, adapter.base_model, needs_base)))
 
 
 def letter(place: int) -> str:
@@ -119,6 +125,10 @@ class SourceRow(Vertical):
     SourceRow.-refused .source--reason { display: block; }
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._who = ("", "", "")
+
     def compose(self) -> ComposeResult:
         """One line, and the reason below."""
         with Horizontal():
@@ -135,12 +145,22 @@ class SourceRow(Vertical):
 
     def show(self, place: int, source: Source, facts: Facts) -> None:
         """Write all of it."""
-        tone = _MARKS[place] if place < len(_MARKS) else "$text-accent"
-        who = Content.assemble(Content.styled(f"{letter(place)} ", f"bold {tone}"), safe_text(facts.name))
-        self.query_one(".source--who", Static).update(who)
+        self._who = (letter(place), _MARKS[place] if place < len(_MARKS) else "$text-accent", facts.name)
+        self._name_it()
         self.query_one(".source--rank", Label).update(Content(facts.ranks))
         if self.entry.value != source.strength:
             self.entry.value = source.strength
+
+    def _name_it(self) -> None:
+        """A name too long loses its middle: names often differ at their end."""
+        mark, tone, name = self._who
+        who = self.query_one(".source--who", Static)
+        room = max(_LEAST_NAME, (who.content_size.width or _USUAL_NAME) - len(mark) - 1)
+        who.update(Content.assemble(Content.styled(f"{mark} ", f"bold {tone}"), safe_text(name, limit=room)))
+
+    def on_resize(self) -> None:
+        """Use the room there is now."""
+        self.call_after_refresh(self._name_it)
 
     def refuse(self, reason: str, *, is_typed: bool) -> None:
         """Show the reason; the field is marked when it is about what is typed there."""

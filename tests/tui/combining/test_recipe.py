@@ -45,6 +45,10 @@ RECIPES = {
     "parameters": combination("ties", rank="2", settings={"density": "0.20", "election": "after"}),
     "chance": combination("dare_ties", rank="2", seed="11", saved="skip", settings={"density": ".4"}),
     "not given": combination("slerp", settings={"t": "0.25"}),
+    "with a base": combination("svd", base="a base"),
+    "resized with a base": Recipe(
+        "resize", typed={"adapter": "one", "rank": "1", "base": "a base", "output": "out"}, session=SESSION
+    ),
     "one wins": combination("linear", saved="from:it's two"),
     "resize": Recipe("resize", typed={"adapter": "it's two", "error": "0.2", "output": "out"}, session=SESSION),
     "extract": Recipe(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from builders import contents, factors, write_adapter
 from textual.widgets import Input, Static
 from tui.combining.driving import TURNS, Driven, opened
@@ -173,6 +174,23 @@ async def test_what_is_there_is_replaced_after_a_yes(here: Path) -> None:
         assert "would be replaced" in driven.said
         assert driven.wizard.plan is None
     assert contents(here / "one").keys() == {"adapter_config.json", "adapter_model.safetensors"}
+
+
+async def test_dora_gets_its_base(here: Path) -> None:
+    """The one of the library that it names; what it does to it is then the change that is combined."""
+    tensors = factors(seed=3)
+    for name in list(tensors):
+        if name.endswith("lora_B.weight"):
+            rows = tensors[name].shape[0]
+            tensors[name.replace("lora_B.weight", "lora_magnitude_vector")] = torch.linspace(1, 2, rows)
+    write_adapter(here / "three", tensors, use_dora=True)
+    async with opened("one", "three") as driven:
+        await until(driven.pilot, lambda: "--base base" in driven.command, turns=TURNS)
+        await driven.answer()
+        assert driven.refusal() == ""
+        assert "DoRA of 'three'" in driven.said
+        await driven.fill(base="")
+        assert "DoRA" in driven.refusal()
 
 
 async def test_inputs_are_added_ordered_and_taken_out(here: Path) -> None:
