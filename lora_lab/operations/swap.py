@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_lab.domain.progress import Unwatched
 from lora_lab.errors import LoraLabError, quoted
-from lora_lab.operations.ancestry import require_behind, told_by
+from lora_lab.operations.ancestry import proven_by, require_behind, told_by
 from lora_lab.operations.execution import Execution
 from lora_lab.operations.layout import plan_of
 from lora_lab.operations.options import MergeOptions, SavedModules
@@ -154,11 +154,14 @@ def _over_base(wanted: _Swap, base: Base) -> Report:
     writer = _undo_writer(wanted, plan, base, None)
 
     def work(staged: StagedFolder) -> Outcome:
+        why, doubts = proven_by(
+            base, wanted.merged, told, wanted.old, wanted.old_options, wanted.reader, wanted.observer
+        )
         outcome = written(
             Execution(plan, wanted.new, wanted.reader, wanted.options, wanted.observer, writer), writer, staged
         )
-        proof = proof_of("base", "a merge into the base, which is behind the merged model", is_exact=True)
-        return replace(outcome, scalars=(proof, *outcome.scalars), findings=tuple(findings))
+        proof = proof_of("base", f"a merge into the base; that it is the one: {why}", is_exact=True)
+        return replace(outcome, scalars=(proof, *outcome.scalars), findings=(*findings, *doubts))
 
     return carried_out(plan, wanted.names, _with_room(wanted.target, writer), work)
 

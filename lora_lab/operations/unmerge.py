@@ -11,7 +11,7 @@ from lora_lab.domain.progress import Unwatched
 from lora_lab.domain.report import Column, ColumnKind, Finding, Scalars, Table
 from lora_lab.errors import CompatibilityError, LoraLabError, quoted
 from lora_lab.linalg.subtraction import Doubt, doubt_about
-from lora_lab.operations.ancestry import require_behind, told_by
+from lora_lab.operations.ancestry import proven_by, require_behind, told_by
 from lora_lab.operations.execution import Execution
 from lora_lab.operations.layout import other_files, plan_of, steps_of, weight_files
 from lora_lab.operations.options import MergeOptions, SavedModules
@@ -121,11 +121,11 @@ def _from_base(
     plan = plan_of("unmerge", base, Changes(), dtype=None, arguments=arguments, inputs=[*merged.shards, *base.shards])
 
     def work(staged: StagedFolder) -> Outcome:
+        why, doubts = proven_by(base, merged, told, adapters, options, reader, observer)
         execution = Execution(plan, (), reader, MergeOptions(), observer)
         execution.write(staged)
-        is_told = told is not None and any(told.touched.values())
-        by = "bytes of the base; sha256 in the receipt" if is_told else "bytes of the base"
-        return Outcome(execution, (proof_of("base", by, is_exact=True),), findings=tuple(findings))
+        proof = proof_of("base", f"bytes of the base; that it is the one: {why}", is_exact=True)
+        return Outcome(execution, (proof,), findings=(*findings, *doubts))
 
     return carried_out(plan, [adapter.name for adapter in adapters] or [merged.name], target, work)
 

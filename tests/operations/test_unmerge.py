@@ -68,7 +68,7 @@ def test_the_base_gives_its_bytes(
     assert model_files(tmp_path / "back") == model_files(base)
     proof = report.to_json()["proof"]
     assert (proof["method"], proof["exact"]) == ("base", True)
-    assert proof["proven_by"] == "bytes of the base; sha256 in the receipt"
+    assert proof["proven_by"] == "bytes of the base; that it is the one: sha256 in the receipt"
     assert json.loads((tmp_path / "back" / "lora_lab_receipt.json").read_text())["operation"] == "unmerge"
 
 
@@ -78,11 +78,34 @@ def test_a_merge_of_others_has_no_receipt(
     """The adapters say what was touched; with nothing that says so, what differs is named."""
     (merged / "lora_lab_receipt.json").unlink()
     report = session.unmerge(str(merged), output=tmp_path / "one", base=str(base), adapters=[str(adapter)])
-    assert not [one for one in report.findings if one.code == "no_receipt"]
+    assert not [one for one in report.findings if one.code in ("no_receipt", "unproven_base")]
+    assert report.to_json()["proof"]["proven_by"].endswith("W + Δ, which is the merged model")
     report = session.unmerge(str(merged), output=tmp_path / "two", base=str(base))
     (finding,) = [one for one in report.findings if one.code == "no_receipt"]
     assert finding.message.startswith("3 of 6 tensors of 'merged' differ from 'base'")
     assert model_files(tmp_path / "one") == model_files(tmp_path / "two") == model_files(base)
+
+
+def test_without_a_receipt_the_arithmetic_proves_the_base(
+    session: Session, adapter: Path, base: Path, merged: Path, tmp_path: Path
+) -> None:
+    """A base that differs only where the adapter changed it is told apart by W + Δ, of unmerge and of swap."""
+    (merged / "lora_lab_receipt.json").unlink()
+    edited(base, "layers.2.self_attn.q", lambda tensor: tensor + 1)
+    for report in (
+        session.unmerge(str(merged), output=tmp_path / "one", base=str(base), adapters=[str(adapter)]),
+        session.swap(
+            str(merged),
+            output=tmp_path / "two",
+            base=str(base),
+            from_adapters=[str(adapter)],
+            to_adapters=[str(adapter)],
+        ),
+    ):
+        (finding,) = [one for one in report.findings if one.code == "unproven_base"]
+        assert "in 1 tensors W + Δ of the adapters is not what is there" in finding.message
+        assert "layers.2.self_attn.q_proj.weight" in finding.message
+        assert report.to_json()["proof"]["proven_by"].endswith("equal tensors, where none was changed")
 
 
 def edited(folder: Path, part: str, change: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
