@@ -57,7 +57,7 @@ def configuration_of(
     if len(adapters) == 1:
         document |= {key: value for key, value in adapters[0].configuration.items() if key not in _FORGOTTEN}
     return document | {
-        "task_type": _agreed(adapters, "task_type"),
+        **{key: _agreed(adapters, key) for key in ("task_type", "revision", "auto_mapping")},
         "base_model_name_or_path": _agreed(adapters, "base_model_name_or_path")
         or adapters[0].configuration.get("base_model_name_or_path"),
         "r": common,

@@ -110,7 +110,7 @@ def test_neither_a_full_disk_nor_a_cancellation_leaves_anything(tmp_path: Path, 
     run(counting)
     for folder in tmp_path.glob("out-*"):
         shutil.rmtree(folder)
-    for at in range(0, counting.calls, 5):
+    for at in range(0, counting.calls, 11):
         with pytest.raises(OperationError):
             run(FaultyDisk(at=at, code=errno.ENOSPC))
         there = sorted(path.name for path in tmp_path.iterdir() if path.name not in "ab")
