@@ -57,8 +57,7 @@ def test_each_output_is_that_of_its_strengths(tmp_path: Path, adapters: list[str
 class Counting(FactorReader):
     """Counts what is read."""
 
-    def __init__(self) -> None:
-        self.read = 0
+    read = 0
 
     def factors_of(self, deltas: Any) -> Any:
         for one in super().factors_of(deltas):
