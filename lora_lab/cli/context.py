@@ -170,9 +170,9 @@ class Progress:
         self._last, self._was_shown = now, True
         spent = max(now - self._start, 1e-9)
         rate = done / spent
-        left = (total - done) / rate if rate else 0.0
+        left = f"{(total - done) / rate:.0f} s left  " if rate else ""
         print(
-            f"\r\x1b[K{self._said(done)}/{self._said(total)}  {self._said(round(rate))}/s  {left:.0f} s left  "
+            f"\r\x1b[K{self._said(done)}/{self._said(total)}  {self._said(round(rate))}/s  {left}"
             f"{safe_text(what, limit=40)}",
             end="",
             file=sys.stderr,

@@ -15,6 +15,7 @@ from lora_lab.domain.base import Base
 from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
 from lora_lab.errors import HubError, quoted
 from lora_lab.formats.opening import base_of
+from lora_lab.session.placing import InMebibytes
 from lora_lab.sources.runs import coalesced
 from lora_lab.storage.holding import LocalFiles
 
@@ -117,7 +118,7 @@ class _Telling:
         self._observer = observer
         self._spool = spool
         self._lock = threading.Lock()
-        self._last = (0, 1, "")
+        self._last: tuple[int, int, str] | None = None  # what was told of modules
         self._told_bytes = -1
         self._over = threading.Event()
         self._ticking = threading.Thread(target=self._tick, name="telling", daemon=True)
@@ -149,9 +150,12 @@ class _Telling:
                     self._tell()
 
     def _tell(self) -> None:
+        self._told_bytes, expected = self._spool.fetched_bytes, self._spool.expected_bytes
+        if self._last is None:  # no module is done yet: what is waited for are bytes
+            InMebibytes(self._observer).advance(self._told_bytes, max(self._told_bytes, expected), "weights")
+            return
         done, total, what = self._last
-        self._told_bytes = self._spool.fetched_bytes
-        came = f"{figures.size(self._told_bytes)} of {figures.size(self._spool.expected_bytes)} fetched"
+        came = f"{figures.size(self._told_bytes)} of {figures.size(expected)} fetched"
         self._observer.advance(done, total, f"{came}  {what}".rstrip())
 
 
