@@ -344,6 +344,10 @@ class Swapper(Protocol):
     def kept_bytes(self) -> int:
         """Memory held besides the weights and the factors."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on how it works here, such as which kernel was chosen."""
+
     def moved_bytes(self, old: int, new: int) -> int:
         """Bytes that a swap reads and writes at least, those of the factors included."""
 

@@ -31,6 +31,7 @@ class _Slots:
 
     def __init__(self, scene: SwapScene, first: int) -> None:
         self.scene = scene
+        self.notes: tuple[str, ...] = ()
         self._slots = [_slots_of(module.adapters) for module in scene.modules]
         self._used: list[tuple[SwapFactors, ...]] = [() for _ in scene.modules]
         self.swap(first, first)

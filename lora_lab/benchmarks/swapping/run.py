@@ -180,6 +180,7 @@ def _prepared(bench: _Bench, strategy: SwapStrategy, like: SwapScene | None) -> 
         bench.findings.append(Finding("not_usable", f"{quoted(strategy.id)} was left out: {error.message}"))
         return None
     stall.swaps = [0] * bench.copies
+    bench.findings += [Finding("note", f"{quoted(strategy.id)}: {note}") for note in stall.swappers[0].notes]
     return stall
 
 

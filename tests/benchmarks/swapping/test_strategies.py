@@ -135,3 +135,31 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     adapters = [session.adapter(str(tmp_path / name)) for name in "ab"]
     with pytest.raises(CompatibilityError, match=r"layers\.99"):
         Workload(adapters, session.base(str(tmp_path / "base")), FactorReader())
+
+
+@pytest.mark.parametrize("name", ["fused", "unmerge_merge"])
+def test_the_way_of_a_device_on_the_processor(name: str, tmp_path: Path) -> None:
+    """Slices, and swaps recorded beforehand, give what the tiles give but for ties in float32."""
+    session = Session()
+    write_sharded(tmp_path / "base")
+    for seed, adapter in enumerate("ab"):
+        write_adapter(tmp_path / adapter, rank=4, seed=seed)
+    strategy = next(one for one in BUILT_IN if one.id == name)
+    with Workload(
+        [session.adapter(str(tmp_path / adapter)) for adapter in "ab"],
+        session.base(str(tmp_path / "base")),
+        FactorReader(),
+    ) as workload:
+        scenes = [workload.scene("cpu") for _ in range(2)]
+        tiles, device = (strategy.prepare(scene, 0) for scene in scenes)
+        device._prepare_device()  # type: ignore[attr-defined]
+        assert "two multiplications" in device.notes[0]
+        for swapper in (tiles, device):
+            swapper.swap(0, 1)
+        for one, other in zip(*(scene.modules for scene in scenes), strict=True):
+            assert float((one.weight != other.weight).double().mean()) < 0.02
+            assert torch.allclose(one.weight.float(), other.weight.float(), rtol=2**-6, atol=0.5)
+        for swapper in (tiles, device):
+            swapper.restore(1)
+        for one, other in zip(*(scene.modules for scene in scenes), strict=True):
+            assert float((one.weight != other.weight).double().mean()) < 0.02
