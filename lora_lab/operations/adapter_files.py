@@ -57,7 +57,8 @@ def configuration_of(
     if len(adapters) == 1:
         document |= {key: value for key, value in adapters[0].configuration.items() if key not in _FORGOTTEN}
     return document | {
-        **{key: _agreed(adapters, key) for key in ("task_type", "revision", "auto_mapping")},
+        "task_type": _agreed(adapters, "task_type"),
+        **{key: said for key in ("revision", "auto_mapping") if (said := _agreed(adapters, key))},
         "base_model_name_or_path": _agreed(adapters, "base_model_name_or_path")
         or adapters[0].configuration.get("base_model_name_or_path"),
         "r": common,
