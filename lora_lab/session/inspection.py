@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_lab.domain.modules import select_modules
 from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
 from lora_lab.errors import quoted
-from lora_lab.session.partial import partial_findings
 from lora_lab.session.raw_floats import is_finite, is_zero
 from lora_lab.session.records import record_of
 from lora_lab.storage.reading import read_bytes
@@ -130,7 +129,7 @@ def inspect_base(base: Base, globs: Sequence[str] = (), *, remote: Sequence[Remo
         title=base.name,
         tables=(Table("modules", "Tensors", _TENSORS, tensors),),
         scalars=(Scalars("", "Checkpoint", _BASE, values),),
-        findings=(*base.findings, *partial_findings(remote)),
+        findings=base.findings,
         inputs=(record_of(base, headers_only=True, remote=remote),),
     )
 

@@ -148,18 +148,18 @@ class Looking(ABC):
         from lora_lab.formats.factors import FactorReader
 
         owner = self.registry.plugin_of("analyses", analysis.id)
-        ahead = self._ahead(analysis, context, parts) or ()
+        ahead = self._ahead(analysis, context, parts)
         folder = None if self._cache_folder is None else self._cache_folder / "spool"
         everything = (*context.subjects, *([context.base] if context.base else []))
         with Hashing(everything, remote=parts) as hashing:
             with (
-                reading(parts, ahead, context.observer, folder) as (files, telling),
+                reading(parts, ahead or (), context.observer, folder) as (files, telling),
                 attributed("analysis", analysis.id, owner),
             ):
                 report = analysis.run(replace(_own(context), reader=FactorReader(files), observer=telling))
             report = hashing.stamp(checked_report(report, "analysis", analysis.id, owner), context.parameters)
-        findings = (*report.findings, *self._device_findings(analysis), *partial_findings(parts))
-        return replace(report, findings=findings)
+        weights = partial_findings(parts) if ahead is None or ahead else ()  # of headers alone there is nothing to say
+        return replace(report, findings=(*report.findings, *self._device_findings(analysis), *weights))
 
     def _ahead(
         self, analysis: Analysis, context: AnalysisContext, parts: Sequence[RemoteModel]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.domain import figures
@@ -61,7 +62,8 @@ def opened(model: RemoteModel, locator: str, observer: Observer) -> Base:
     """
     checkpoint = model.checkpoint(observer)
     config = model.document(_CONFIGURATION)
-    return base_of(checkpoint, config, locator=locator, name=model.name, revision=model.commit)
+    base = base_of(checkpoint, config, locator=locator, name=model.name, revision=model.commit)
+    return replace(base, findings=(*model.findings, *base.findings))
 
 
 def parts_of(subjects: Sequence[Adapter | Base], models: Mapping[str, RemoteModel]) -> list[RemoteModel]:

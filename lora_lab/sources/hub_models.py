@@ -8,7 +8,7 @@ from lora_lab.domain.progress import Unwatched
 from lora_lab.errors import HubError, quoted
 from lora_lab.sources import hub_cache
 from lora_lab.sources.hub_fetching import Fetching
-from lora_lab.sources.hub_listing import is_plain_name
+from lora_lab.sources.hub_listing import is_plain_name, wanted
 from lora_lab.sources.local import kind_of_names
 from lora_lab.sources.ranges import RangeReader, RemoteFile
 from lora_lab.sources.remote import RemoteModel
@@ -61,8 +61,9 @@ def remote_model(
 
     def fetch(name: str) -> Path:
         file = listing.file(name)
-        if file is None:
-            raise HubError(f"{quoted(locator.text)} has no file {quoted(name)}.")
+        if file is None or not wanted((file,)).files:
+            size = "" if file is None else f" of {file.size_bytes} bytes"
+            raise HubError(f"{quoted(name)}{size} of {quoted(locator.text)} is no file that is fetched.")
         return Fetching(listing, locator.text, hub.access, watcher).run([file])[0].path
 
     return RemoteModel(
@@ -73,6 +74,7 @@ def remote_model(
         reader=RangeReader(hub.access),
         fetch=fetch,
         cached=cached,
+        findings=listing.findings,
         headers=None if cache_folder is None else JsonCache(cache_folder / "headers", limit_bytes=_HEADERS_BYTES),
     )
 

@@ -348,4 +348,4 @@ def _seconds(told: str | None) -> float | None:
 
 
 def _whole(file: RemoteFile) -> str:
-    return f"Fetch all of it: lora-lab pull {file.repository}"
+    return f"Fetch all of it: lora-lab pull {file.repository}@{file.commit}"

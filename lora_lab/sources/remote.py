@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_lab.domain.progress import Observer
+    from lora_lab.domain.report import Finding
     from lora_lab.sources.ranges import RangeReader, RemoteFile
     from lora_lab.storage.cache import JsonCache
     from lora_lab.storage.header import Header
@@ -58,6 +59,7 @@ class RemoteModel:
     fetch : gives a file of this machine with a small file of the repository, by name
     cached : gives the file of the Hub's own cache that holds one of the repository's, or None
     headers : remembers headers; None remembers nothing
+    findings : what a person should know of the repository
     """
 
     def __init__(
@@ -71,10 +73,12 @@ class RemoteModel:
         fetch: Callable[[str], Path],
         cached: Callable[[str], Path | None],
         headers: JsonCache | None = None,
+        findings: tuple[Finding, ...] = (),
     ) -> None:
         self.commit = commit
         self.name = (subfolder or repository).rpartition("/")[2]
         self.reader = reader
+        self.findings = findings
         self.header_sha256: dict[str, str] = {}  # of those that were read, by the path of the file
         self._repository = repository
         self._prefix = f"{subfolder}/" if subfolder else ""

@@ -118,6 +118,7 @@ class Spool:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._entries: dict[_Key, _Entry] = {}
+        self._there: set[_Entry] = set()
         self._demanded: deque[_Entry] = deque()
         self._ahead: deque[_Entry] = deque()
         self._disk = _Disk()
@@ -251,6 +252,8 @@ class Spool:
                 entry.state = _State.FAILED if error else _State.THERE
                 if error:
                     self._forget(entry)
+                else:
+                    self._there.add(entry)
                 if self._stop.is_set():
                     self._drop(entry)
                 self._changed.notify_all()
@@ -307,7 +310,7 @@ class Spool:
 
         if is_room():
             return True
-        idle = [entry for entry in set(self._entries.values()) if entry.state is _State.THERE and not entry.users]
+        idle = [entry for entry in self._there if not entry.users]
         for entry in sorted(idle, key=lambda entry: entry.order_of_leaving):
             if is_room() or not (entry.is_spent or of_unread):
                 break
@@ -331,6 +334,7 @@ class Spool:
 
     def _forget(self, entry: _Entry) -> None:
         """Give back the disk that an entry takes."""
+        self._there.discard(entry)
         if entry.file is not None:
             entry.file.close()
             entry.file = None

@@ -177,7 +177,10 @@ def test_a_dry_run_tells_what_will_be_moved_and_that_is_moved(place: Place, work
 
 
 def test_what_needs_no_weights_moves_none(place: Place, worker: Worker) -> None:
-    """A check by headers, and anything about a base that is here."""
+    """A check by headers, of which every byte is checked as of a local file; and anything about a base that is here."""
+    checked = worker.analyze("check", "anna/base", place.adapter)
+    assert (checked["ok"], checked["warnings"]) == (True, [])
+    assert checked["inputs"][1]["partial"]["fetched_bytes"] == 0
     told = worker.analyze("check", "anna/base", place.adapter, dry_run=True)
     assert (told["fetch_bytes"], told["requests"]) == (0, 0)
     local = worker.analyze("amplify", str(place.base), place.adapter, dry_run=True)

@@ -74,7 +74,20 @@ def _prepared(hub: HubServer) -> dict[str, tuple[str, str, int, str]]:
     hub.faults.add("HEAD /anna/expired/resolve", expire=True)
     hub.faults.add("HEAD /anna/busy/resolve", status=503, times=3)
     hub.faults.add("HEAD /anna/shut/resolve", status=503, times=99)
-    names = ["plain", "expired", "busy", "shut", "other", "small", "absent", "offline", "whole", "elsewhere", "shorter"]
+    names = [
+        "plain",
+        "xet",
+        "expired",
+        "busy",
+        "shut",
+        "other",
+        "small",
+        "absent",
+        "offline",
+        "whole",
+        "elsewhere",
+        "shorter",
+    ]
     names += ["midway", "refused", "gone", "stopped", "after", "down", "deaf", "trickle"]
     names += [f"cut-{cut}" for cut in CUTS] + [f"passing-{status}" for status in PASSING]
     found = {}
@@ -82,7 +95,7 @@ def _prepared(hub: HubServer) -> dict[str, tuple[str, str, int, str]]:
         data = data_of(name)
         file = "notes.txt" if name == "small" else "model.safetensors"
         content = data.hex().encode()[:SIZE] if name == "small" else data
-        commit = hub.add(f"anna/{name}", {file: content}, private=True)
+        commit = hub.add(f"anna/{name}", {file: content}, private=True, xet=name == "xet")
         stored = hub.store.repositories[f"anna/{name}"].commits[commit].files[file]
         etag = "0" * 64 if name == "other" else stored.etag
         found[name] = (commit, "nothing.safetensors" if name == "absent" else file, SIZE, etag)
@@ -145,6 +158,13 @@ def test_a_file_that_the_hub_keeps_itself_is_read_there_with_the_token(told: Tol
     assert (asked.token, asked.range) == ("hf_anna", f"bytes={BEGIN}-{END - 1}")
 
 
+def test_a_file_in_the_newer_store_is_read_by_plain_ranges_too(told: Told) -> None:
+    """Xet's store answers links like the older one."""
+    _, said = told
+    require_right(said["xet"], "xet")
+    assert said["xet"]["traffic"] == [1, 1, END - BEGIN]
+
+
 @pytest.mark.parametrize("cut", CUTS)
 def test_a_cut_goes_on_at_the_byte_reached(told: Told, cut: int) -> None:
     """The second request begins where the first one ended, so that no byte is moved twice."""
@@ -189,9 +209,10 @@ def test_interruptions_are_bounded_though_each_time_some_bytes_come(told: Told) 
 
 def test_a_server_that_ignores_ranges_is_noticed_before_it_is_read(told: Told) -> None:
     """Status 200: not one byte of the body is taken, and there is no second try."""
-    _, said = told
+    hub, said = told
     assert "does not give parts" in said["whole"]["message"]
-    assert said["whole"]["hint"] == "Fetch all of it: lora-lab pull anna/whole"
+    commit = hub.store.repositories["anna/whole"].refs["main"]
+    assert said["whole"]["hint"] == f"Fetch all of it: lora-lab pull anna/whole@{commit}"
     assert said["whole"]["traffic"] == [1, 1, 0]
 
 
