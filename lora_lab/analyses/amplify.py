@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.analyses.placing import Placing, is_turned, placed, store_key
-from lora_lab.analyses.scope import adapter_for_base, base_of, change_findings, is_moved
 from lora_lab.analyses.summaries import fault_finding
 from lora_lab.analyses.watching import watched
 from lora_lab.domain.parameters import Parameter, ParameterKind
@@ -52,9 +51,6 @@ _COLUMNS: Final = (
     Column("amplification_base", "of W's own", formula="‖ΔW‖_F / ‖UᵀWV‖_F, U and V of W", is_wide=True),
     Column("amplification_random", "of random", formula="‖ΔW‖_F / ‖UᵀWV‖_F, U and V random", is_wide=True),
 )
-_WHOLE: Final = (
-    Column("prefix", "Prefix", ColumnKind.TEXT, formula="what happens to a module's path; empty: nothing"),
-)
 _TOTALS: Final = (
     Column("modules", "Modules", ColumnKind.INTEGER),
     Column("median_amplification", "Median amplification", formula="median of ‖ΔW‖_F / ‖UᵀWV‖_F over the modules"),
@@ -89,8 +85,7 @@ class Amplify:
 
     def reads(self, context: AnalysisContext) -> list[TensorRef]:
         """The weight under each module, once."""
-        placing = placed(context)
-        return [placing.part(delta) for delta in placing.deltas]
+        return placed(context).parts
 
     def run(self, context: AnalysisContext) -> Report:
         """Compare module by module.
@@ -102,30 +97,27 @@ class Amplify:
         CompatibilityError
             the base has no weights, or none of the modules.
         """
-        adapter = adapter_for_base(context)
-        base = base_of(context)
         placing = placed(context)
-        work = _Work(context, placing, is_moved=is_moved(adapter))
+        work = _Work(context, placing)
         rows = list(watched(work.rows(), len(placing.deltas), context.observer))
         return Report(
             command=self.id,
-            title=f"Amplification of {adapter.name} over {base.name}",
+            title=f"Amplification of {placing.adapter.name} over {placing.base.name}",
             tables=(Table("modules", "Modules", _COLUMNS, tuple(rows)),),
             scalars=(
-                Scalars("", "Amplification", _WHOLE, {"prefix": placing.prefix}),
+                placing.scalars("Amplification"),
                 Scalars("totals", "Totals", _TOTALS, _totals(rows)),
             ),
-            findings=tuple(dict.fromkeys((*change_findings(adapter), *placing.left_out, *work.findings()))),
+            findings=placing.findings(work.findings()),
         )
 
 
 class _Work:
     """Reads, compares, and remembers what has to be said."""
 
-    def __init__(self, context: AnalysisContext, placing: Placing, *, is_moved: bool) -> None:
+    def __init__(self, context: AnalysisContext, placing: Placing) -> None:
         self._context = context
         self._placing = placing
-        self._is_moved = is_moved
         self._rank: int | None = context.parameters["rank"]
         self._draws: int = context.parameters["draws"]
         self._has_base: bool = context.parameters["base_directions"]
@@ -192,7 +184,7 @@ class _Work:
                 is_turned=is_turned(factors, shape),
                 rank=self._rank,
                 magnitude=None if delta.magnitude is None else reader.tensor(delta.magnitude).reshape(-1),
-                is_moved=self._is_moved,
+                is_moved=self._placing.is_moved,
             )
             rank = change.left.shape[1]
             weight = weight.on(self._device(part))

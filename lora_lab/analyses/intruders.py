@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lora_lab.analyses.pairs import listed, module_finding
 from lora_lab.analyses.placing import Placing, is_turned, placed, store_key
-from lora_lab.analyses.scope import adapter_for_base, base_of, change_findings, is_moved
 from lora_lab.analyses.summaries import fault_finding
 from lora_lab.analyses.watching import watched
 from lora_lab.domain.parameters import Parameter, ParameterKind
@@ -65,9 +64,6 @@ _COLUMNS: Final = (
     ),
     Column("intruders", "Intruders", ColumnKind.RECORDS, formula="index i from 1, its σ, its largest cosine"),
 )
-_WHOLE: Final = (
-    Column("prefix", "Prefix", ColumnKind.TEXT, formula="what happens to a module's path; empty: nothing"),
-)
 _TOTALS: Final = (
     Column("modules", "Modules", ColumnKind.INTEGER),
     Column("modules_with_intruders", "Modules with intruders", ColumnKind.INTEGER),
@@ -103,8 +99,7 @@ class Intruders:
 
     def reads(self, context: AnalysisContext) -> list[TensorRef]:
         """The weight under each module, once."""
-        placing = placed(context)
-        return [placing.part(delta) for delta in placing.deltas]
+        return placed(context).parts
 
     def run(self, context: AnalysisContext) -> Report:
         """Decompose each weight once, or take its decomposition from the store, and compare.
@@ -121,20 +116,18 @@ class Intruders:
         A module that cannot be computed (no weight of its shape, NaN in it, packed numbers) is a finding; the others
         are computed.
         """
-        adapter = adapter_for_base(context)
-        base = base_of(context)
         placing = placed(context)
-        work = _Work(context, placing, is_moved=is_moved(adapter))
+        work = _Work(context, placing)
         rows = list(watched(work.rows(), len(placing.deltas), context.observer))
         return Report(
             command=self.id,
-            title=f"Intruder dimensions of {adapter.name} in {base.name}",
+            title=f"Intruder dimensions of {placing.adapter.name} in {placing.base.name}",
             tables=(Table("modules", "Modules", _COLUMNS, tuple(rows)),),
             scalars=(
-                Scalars("", "Intruders", _WHOLE, {"prefix": placing.prefix}),
+                placing.scalars("Intruders"),
                 Scalars("totals", "Totals", _TOTALS, _totals(rows, context.store)),
             ),
-            findings=tuple(dict.fromkeys((*change_findings(adapter), *work.findings()))),
+            findings=placing.findings(work.findings()),
         )
 
 
@@ -151,9 +144,8 @@ class _Result(NamedTuple):
 class _Work:
     """Reads weights and factors, has them compared, and remembers what has to be said."""
 
-    def __init__(self, context: AnalysisContext, placing: Placing, *, is_moved: bool) -> None:
+    def __init__(self, context: AnalysisContext, placing: Placing) -> None:
         self._context = context
-        self._is_moved = is_moved
         self._placing = placing
         self._threshold = float(context.parameters["threshold"])
         self._top = int(context.parameters["top"])
@@ -219,7 +211,7 @@ class _Work:
             there = weight.to(context.device)
             try:
                 basis = known or decompose_weight(there, name=part.name, processes=processes)
-                change = pissa_pair(there, basis, pair) if self._is_moved else pair
+                change = pissa_pair(there, basis, pair) if self._placing.is_moved else pair
                 if magnitude is None:
                     merged = compare_merged(there, basis, change, self._top)
                 else:
@@ -266,7 +258,6 @@ class _Work:
 
     def findings(self) -> Iterator[Finding]:
         """Yield everything that was met on the way."""
-        yield from self._placing.left_out
         yield from self._faults
         if self._zero_deltas:
             yield module_finding(

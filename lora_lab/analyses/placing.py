@@ -6,15 +6,15 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_lab.analyses.scope import adapter_for_base, base_of, selected
+from lora_lab.analyses.scope import adapter_for_base, base_of, change_findings, is_moved, selected
 from lora_lab.domain.adapter import DeltaKind
 from lora_lab.domain.dtypes import DType
 from lora_lab.domain.matching import match_modules
-from lora_lab.domain.report import Finding
+from lora_lab.domain.report import Column, ColumnKind, Finding, Scalars
 from lora_lab.errors import CompatibilityError, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from lora_lab.domain.adapter import Adapter, Delta
     from lora_lab.domain.base import Base
@@ -22,6 +22,26 @@ if TYPE_CHECKING:
     from lora_lab.extension.contracts import AnalysisContext, Factors
 
 _PLAIN: Final = frozenset({DType.F64, DType.F32, DType.F16, DType.BF16})
+
+
+_WHOLE: Final = (
+    Column("prefix", "Prefix", ColumnKind.TEXT, formula="what happens to a module's path; empty: nothing"),
+)
+
+
+def placed(context: AnalysisContext) -> Placing:
+    """The adapter that the context is about on its base, restricted to the modules that are asked for.
+
+    Raises
+    ------
+    AdapterError
+        ΔW cannot be computed, or no module matches.
+    CompatibilityError
+        the base has no weights, or none of the modules.
+    """
+    adapter = adapter_for_base(context)
+    base = base_of(context)
+    return Placing(adapter, base, selected(adapter, context.modules))
 
 
 class Placing:
@@ -34,6 +54,9 @@ class Placing:
     """
 
     def __init__(self, adapter: Adapter, base: Base, deltas: Sequence[Delta]) -> None:
+        self.adapter = adapter
+        self.base = base
+        self.is_moved = is_moved(adapter)
         self._match = match_modules(adapter, base)
         self._clashes = {clash.module: clash for clash in self._match.clashes}
         self.prefix = self._match.prefix
@@ -51,6 +74,19 @@ class Placing:
                 f"No module of {quoted(adapter.name)} can be compared with {quoted(base.name)}{why}",
                 hint="lora-lab check SRC --base BASE says which modules land.",
             )
+
+    def scalars(self, title: str) -> Scalars:
+        """How modules were matched, for the head of a report."""
+        return Scalars("", title, _WHOLE, {"prefix": self.prefix})
+
+    def findings(self, met: Iterable[Finding]) -> tuple[Finding, ...]:
+        """What the adapter says of itself, what has no place, and what was `met` on the way; each once."""
+        return tuple(dict.fromkeys((*change_findings(self.adapter), *self.left_out, *met)))
+
+    @property
+    def parts(self) -> list[TensorRef]:
+        """The matrix of every module that is among ``deltas``."""
+        return [self.part(delta) for delta in self.deltas]
 
     def weight(self, delta: Delta) -> TensorRef:
         """The tensor of a module that is among ``deltas``; of an expert, the tensor of all."""
@@ -96,19 +132,6 @@ class Placing:
                 module,
             )
         return None
-
-
-def placed(context: AnalysisContext) -> Placing:
-    """The modules that the context is about, of its one adapter, on the weights of its base.
-
-    Raises
-    ------
-    AdapterError, CompatibilityError
-        as :func:`~lora_lab.analyses.scope.adapter_for_base`, :func:`~lora_lab.analyses.scope.base_of` and
-        :class:`Placing`.
-    """
-    adapter = adapter_for_base(context)
-    return Placing(adapter, base_of(context), selected(adapter, context.modules))
 
 
 def is_turned(factors: Factors, stored: Sequence[int]) -> bool:

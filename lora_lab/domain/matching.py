@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.domain.adapter import DeltaKind
 from lora_lab.domain.modules import layer_of
+from lora_lab.domain.prefixes import IDENTITY, moved, moves_between, pattern_of
 from lora_lab.errors import CompatibilityError, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from lora_lab.domain.adapter import Adapter, Delta
     from lora_lab.domain.base import Base
+    from lora_lab.domain.prefixes import Move
     from lora_lab.domain.tensors import TensorRef
 
 _WEIGHT: Final = ".weight"
-_MOST_VOTERS: Final = 64
 _MOST_SUGGESTIONS: Final = 3
 _OUTPUT_LAYERS: Final = ("lm_head", "embed_out", "output", "decoder")
 
@@ -63,11 +64,7 @@ class Match:
 
     def path_in_base(self, module: str) -> str:
         """What the base calls `module`."""
-        return _moved(module, (self.stripped, self.added)) or module
-
-
-_Move = tuple[str, str]  # stripped, added
-_IDENTITY: Final[_Move] = ("", "")
+        return moved(module, (self.stripped, self.added)) or module
 
 
 def match_modules(adapter: Adapter, base: Base) -> Match:
@@ -84,18 +81,18 @@ def match_modules(adapter: Adapter, base: Base) -> Match:
     O(modules·prefixes + weights) time.
     """
     places = places_of(base)
-    moves = _moves(adapter.deltas, places)
+    moves = moves_between((delta.weight_path for delta in adapter.deltas), places) | {IDENTITY}
     scores = {move: _score(adapter.deltas, places, move) for move in moves}
     best = max(scores.values())
     winners = [move for move, score in scores.items() if score == best]
-    if len(winners) > 1 and _IDENTITY not in winners and best != (0, 0):
-        shown = " and ".join(quoted(_moved(adapter.modules[0], move) or adapter.modules[0]) for move in winners[:2])
+    if len(winners) > 1 and IDENTITY not in winners and best != (0, 0):
+        shown = " and ".join(quoted(moved(adapter.modules[0], move) or adapter.modules[0]) for move in winners[:2])
         raise CompatibilityError(
             f"Module {quoted(adapter.modules[0])} of {quoted(adapter.name)} may be {shown} in {quoted(base.name)}; "
             f"{len(winners)} prefixes fit equally well, expected one.",
             hint="Give the part of the base that the adapter was trained on.",
         )
-    return _matched(adapter, base, places, _IDENTITY if _IDENTITY in winners else winners[0])
+    return _matched(adapter, base, places, IDENTITY if IDENTITY in winners else winners[0])
 
 
 def places_of(base: Base) -> dict[str, TensorRef]:
@@ -115,7 +112,7 @@ def is_tied(base: Base) -> bool:
     return any(isinstance(document, dict) and document.get("tie_word_embeddings") is True for document in documents)
 
 
-def _matched(adapter: Adapter, base: Base, places: Mapping[str, TensorRef], move: _Move) -> Match:
+def _matched(adapter: Adapter, base: Base, places: Mapping[str, TensorRef], move: Move) -> Match:
     weights: dict[str, TensorRef] = {}
     clashes = []
     lost = []
@@ -130,41 +127,14 @@ def _matched(adapter: Adapter, base: Base, places: Mapping[str, TensorRef], move
     return Match(*move, weights, _suggestions(lost, places), tuple(clashes))
 
 
-def _moves(deltas: Sequence[Delta], places: Mapping[str, TensorRef]) -> set[_Move]:
-    """Changes of prefix that put at least one module on a weight; numbers are never part of a prefix."""
-    by_ending: defaultdict[tuple[str, ...], list[list[str]]] = defaultdict(list)
-    for path in places:
-        by_ending[_ending(path)].append(path.split("."))
-    voters = {_pattern(delta.weight_path): delta.weight_path for delta in deltas}
-    moves = {_IDENTITY}
-    for path in list(voters.values())[:_MOST_VOTERS]:
-        parts = path.split(".")
-        for other in by_ending.get(_ending(path), ()):
-            shared = _shared_ending(parts, other)
-            front, behind = parts[: len(parts) - shared], other[: len(other) - shared]
-            if not any(part.isdigit() for part in (*front, *behind)):
-                moves.add((".".join(front), ".".join(behind)))
-    return moves
-
-
-def _score(deltas: Sequence[Delta], places: Mapping[str, TensorRef], move: _Move) -> tuple[int, int]:
+def _score(deltas: Sequence[Delta], places: Mapping[str, TensorRef], move: Move) -> tuple[int, int]:
     found = [(delta, ref) for delta in deltas if (ref := _place(delta, places, move)) is not None]
     return sum(_fits(delta, ref) for delta, ref in found), len(found)
 
 
-def _place(delta: Delta, places: Mapping[str, TensorRef], move: _Move) -> TensorRef | None:
-    path = _moved(delta.weight_path, move)
+def _place(delta: Delta, places: Mapping[str, TensorRef], move: Move) -> TensorRef | None:
+    path = moved(delta.weight_path, move)
     return None if path is None else places.get(path)
-
-
-def _moved(path: str, move: _Move) -> str | None:
-    """`path` with another prefix; None when it has not the one to be taken away."""
-    stripped, added = move
-    if stripped:
-        if not path.startswith(f"{stripped}."):
-            return None
-        path = path[len(stripped) + 1 :]
-    return f"{added}.{path}" if added else path
 
 
 def _fits(delta: Delta, ref: TensorRef) -> bool:
@@ -186,11 +156,11 @@ def _suggestions(lost: Sequence[Delta], places: Mapping[str, TensorRef]) -> dict
     """Paths of the base that are spelt like the lost ones; compared by pattern, of which there are few."""
     by_pattern: defaultdict[str, list[str]] = defaultdict(list)
     for path in places:
-        by_pattern[_pattern(path)].append(path)
+        by_pattern[pattern_of(path)].append(path)
     known: dict[str, list[str]] = {}
     found = {}
     for delta in lost:
-        pattern = _pattern(delta.module)
+        pattern = pattern_of(delta.module)
         if pattern not in known:
             known[pattern] = get_close_matches(pattern, by_pattern, n=_MOST_SUGGESTIONS, cutoff=0.6)
         found[delta.module] = tuple(_like(delta.module, by_pattern[close]) for close in known[pattern])
@@ -200,26 +170,3 @@ def _suggestions(lost: Sequence[Delta], places: Mapping[str, TensorRef]) -> dict
 def _like(module: str, paths: Sequence[str]) -> str:
     layer = layer_of(module)
     return next((path for path in paths if layer_of(path) == layer), paths[0])
-
-
-def _pattern(path: str) -> str:
-    return ".".join("#" if part.isdigit() else part for part in path.split("."))
-
-
-def _ending(path: str) -> tuple[str, ...]:
-    """What two paths of one weight agree in: the numbers on the way and the last component."""
-    parts = path.split(".")
-    return (*_numbers(parts), parts[-1])
-
-
-def _numbers(parts: Sequence[str]) -> Iterator[str]:
-    return (part for part in parts if part.isdigit())
-
-
-def _shared_ending(first: Sequence[str], second: Sequence[str]) -> int:
-    shared = 0
-    for one, other in zip(reversed(first), reversed(second), strict=False):
-        if one != other:
-            break
-        shared += 1
-    return shared

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402 - after the path to the checkout
+from model_shapes import SMALL as PROJECTIONS  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from lora_lab import Session  # noqa: E402
@@ -34,16 +35,7 @@ from lora_lab.formats.factors import FactorReader  # noqa: E402
 from lora_lab.linalg.blocked import RowBlocks  # noqa: E402
 from lora_lab.storage.arrays import ArrayCache  # noqa: E402
 
-HIDDEN, KEYS, INNER, RANK, SPIKES = 2048, 512, 8192, 16, 64
-PROJECTIONS = {
-    "self_attn.q_proj": (HIDDEN, HIDDEN),
-    "self_attn.k_proj": (KEYS, HIDDEN),
-    "self_attn.v_proj": (KEYS, HIDDEN),
-    "self_attn.o_proj": (HIDDEN, HIDDEN),
-    "mlp.gate_proj": (INNER, HIDDEN),
-    "mlp.up_proj": (INNER, HIDDEN),
-    "mlp.down_proj": (HIDDEN, INNER),
-}
+RANK, SPIKES = 16, 64
 
 
 def write_files(folder: Path, layers: int, is_flat: bool) -> None:

@@ -25,21 +25,16 @@ import time
 from pathlib import Path
 
 import torch
+from model_shapes import SMALL as PROJECTIONS
+from model_shapes import SMALL_HIDDEN as HIDDEN
+from model_shapes import SMALL_INNER as INNER
+from model_shapes import SMALL_KEYS as KEYS
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-HIDDEN, KEYS, INNER, VOCABULARY, HEAD = 2048, 512, 8192, 128256, 64
-PROJECTIONS = {
-    "self_attn.q_proj": (HIDDEN, HIDDEN),
-    "self_attn.k_proj": (KEYS, HIDDEN),
-    "self_attn.v_proj": (KEYS, HIDDEN),
-    "self_attn.o_proj": (HIDDEN, HIDDEN),
-    "mlp.gate_proj": (INNER, HIDDEN),
-    "mlp.up_proj": (INNER, HIDDEN),
-    "mlp.down_proj": (HIDDEN, INNER),
-}
+VOCABULARY, HEAD = 128256, 64
 WANTED = {"q,v": 1.2, "all linear": 1.5}
 
 

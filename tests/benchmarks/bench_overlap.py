@@ -21,6 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402 - after the path to the checkout
+from model_shapes import LARGE  # noqa: E402
+from model_shapes import LARGE_HIDDEN as HIDDEN  # noqa: E402
+from model_shapes import LARGE_LAYERS as LAYERS  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from lora_lab.linalg.comparing import sign_counts  # noqa: E402
@@ -31,13 +34,6 @@ from lora_lab.linalg.threads import worker_count  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-HIDDEN, FEED_FORWARD, LAYERS = 4096, 11008, 32
-ATTENTION = {f"self_attn.{name}_proj": (HIDDEN, HIDDEN) for name in "qkvo"}
-MLP = {
-    "mlp.gate_proj": (FEED_FORWARD, HIDDEN),
-    "mlp.up_proj": (FEED_FORWARD, HIDDEN),
-    "mlp.down_proj": (HIDDEN, FEED_FORWARD),
-}
 CONFIG = (
     '{"peft_type": "LORA", "r": %d, "lora_alpha": 32, "target_modules": "all-linear", "base_model_name_or_path": "7B"}'
 )
@@ -81,7 +77,7 @@ def write_adapter(folder: Path, rank: int, seed: int) -> Path:
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for layer in range(LAYERS):
-        for module, (outputs, inputs) in {**ATTENTION, **MLP}.items():
+        for module, (outputs, inputs) in LARGE.items():
             prefix = f"base_model.model.model.layers.{layer}.{module}"
             tensors[f"{prefix}.lora_A.weight"] = torch.randn(rank, inputs, generator=generator)
             tensors[f"{prefix}.lora_B.weight"] = torch.randn(outputs, rank, generator=generator) * 0.01

@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402 - after the path to the checkout
+from model_shapes import SMALL  # noqa: E402
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict  # noqa: E402
 from peft.utils.hotswap import hotswap_adapter_from_state_dict  # noqa: E402
 from torch import nn  # noqa: E402
@@ -44,16 +45,7 @@ from lora_lab.linalg.updates import Term, Update  # noqa: E402
 from lora_lab.methods.exact import BestRank, Concatenation  # noqa: E402
 
 RANK, ALPHA = 16, 32
-HIDDEN, KEYS, INNER = 2048, 512, 8192
-SHAPES = {
-    "q_proj": (HIDDEN, HIDDEN),
-    "k_proj": (KEYS, HIDDEN),
-    "v_proj": (KEYS, HIDDEN),
-    "o_proj": (HIDDEN, HIDDEN),
-    "gate_proj": (INNER, HIDDEN),
-    "up_proj": (INNER, HIDDEN),
-    "down_proj": (HIDDEN, INNER),
-}
+SHAPES = {name.rpartition(".")[2]: shape for name, shape in SMALL.items()}
 ATTENTION = list(SHAPES)[:4]
 # PEFT looks for a name anywhere in a key, so that no key may hold it by chance.
 TASKS = ("first-task", "second-task")

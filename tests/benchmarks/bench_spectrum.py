@@ -21,6 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402 - after the path to the checkout
+from model_shapes import LARGE  # noqa: E402
+from model_shapes import LARGE_HIDDEN as HIDDEN  # noqa: E402
+from model_shapes import LARGE_LAYERS as LAYERS  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from lora_lab.linalg.spectra import Pair, factored_singular_values, stream_singular_values  # noqa: E402
@@ -29,13 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RANK = 16
-HIDDEN, FEED_FORWARD, LAYERS = 4096, 11008, 32
-ATTENTION = {f"self_attn.{name}_proj": (HIDDEN, HIDDEN) for name in "qkvo"}
-MLP = {
-    "mlp.gate_proj": (FEED_FORWARD, HIDDEN),
-    "mlp.up_proj": (FEED_FORWARD, HIDDEN),
-    "mlp.down_proj": (HIDDEN, FEED_FORWARD),
-}
 CONFIG = (
     '{"peft_type": "LORA", "r": 16, "lora_alpha": 32, "target_modules": '
     '["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], '
@@ -64,7 +60,7 @@ def write_adapter(folder: Path) -> Path:
     generator = torch.Generator().manual_seed(0)
     tensors = {}
     for layer in range(LAYERS):
-        for module, (outputs, inputs) in {**ATTENTION, **MLP}.items():
+        for module, (outputs, inputs) in LARGE.items():
             prefix = f"base_model.model.model.layers.{layer}.{module}"
             tensors[f"{prefix}.lora_A.weight"] = torch.randn(RANK, inputs, generator=generator)
             tensors[f"{prefix}.lora_B.weight"] = torch.randn(outputs, RANK, generator=generator) * 0.01
@@ -154,7 +150,7 @@ def random_pairs() -> list[Pair]:
     return [
         Pair(f"{layer}.{module}", torch.randn(RANK, inputs, generator=generator), torch.randn(outputs, RANK), 2.0)
         for layer in range(LAYERS)
-        for module, (outputs, inputs) in {**ATTENTION, **MLP}.items()
+        for module, (outputs, inputs) in LARGE.items()
     ]
 
 
