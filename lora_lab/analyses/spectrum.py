@@ -12,7 +12,8 @@ from lora_lab.analyses.each_spectrum import each_spectrum
 from lora_lab.analyses.scope import adapter_of, outside_findings, selected
 from lora_lab.analyses.summaries import fault_finding
 from lora_lab.analyses.watching import watched
-from lora_lab.domain.modules import layer_of
+from lora_lab.domain.adapter import Adapter
+from lora_lab.domain.modules import layer_of, select_modules
 from lora_lab.domain.report import Finding, Report, Scalars, Table
 from lora_lab.errors import quoted
 from lora_lab.extension.contracts import Need
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from lora_lab.domain.adapter import Delta
+    from lora_lab.domain.base import Base
     from lora_lab.domain.parameters import Parameter
     from lora_lab.errors import NumericalError
     from lora_lab.extension.contracts import AnalysisContext
@@ -42,6 +44,13 @@ class Spectrum:
     subjects = (1, 1)
     takes_models = False
     base = Need.NO
+
+    def operations(self, subjects: Sequence[Adapter | Base], modules: Sequence[str]) -> float:
+        """QR of both factors of every module, 4·r² for each of their rows (Golub & Van Loan, section 5.2)."""
+        chosen = [
+            delta for adapter in subjects if isinstance(adapter, Adapter) for delta in _matching(adapter, modules)
+        ]
+        return float(sum(4 * delta.rank * delta.parameters for delta in chosen))
 
     def run(self, context: AnalysisContext) -> Report:
         """Compute the spectra, telling the observer of each row as it comes.
@@ -141,3 +150,8 @@ def _zero_findings(rows: Sequence[dict[str, Any]]) -> Iterator[Finding]:
 def _device_findings(device: str) -> Iterator[Finding]:
     if not has_float64(device):
         yield Finding("no_float64", f"The device {device} has no float64: the spectra were computed on the processor.")
+
+
+def _matching(adapter: Adapter, modules: Sequence[str]) -> Iterator[Delta]:
+    chosen = set(select_modules(adapter.modules, modules))
+    return (delta for delta in adapter.deltas if delta.module in chosen)

@@ -1,4 +1,4 @@
-"""What an analysis may say before it runs, so that tensors of models that are elsewhere are fetched in time."""
+"""What an analysis may say before it runs: tensors that have to be fetched in time, how much arithmetic it is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lora_lab.domain.adapter import Adapter
+    from lora_lab.domain.base import Base
     from lora_lab.domain.tensors import TensorRef
     from lora_lab.extension.contracts import AnalysisContext
 
@@ -24,3 +26,14 @@ class ReadsAhead(Protocol):
 
         No weight is read for it. Raises what ``run`` would raise of inputs that do not fit.
         """
+
+
+@runtime_checkable
+class CountsOperations(Protocol):
+    """An analysis, besides, that knows from headers how much arithmetic it is.
+
+    With ``--device auto`` little work stays on the processor: to start a device takes longer.
+    """
+
+    def operations(self, subjects: Sequence[Adapter | Base], modules: Sequence[str]) -> float:
+        """Floating-point operations in float64, about; `modules` are globs, none means all."""

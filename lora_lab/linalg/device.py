@@ -8,6 +8,12 @@ from typing import Final
 from lora_lab.errors import LoraLabError, quoted
 
 _CHOICES: Final = "auto, cpu, cuda, cuda:N or mps"
+# Float64 operations of a spectrum from which on `auto` gives it to a device. Reasoned, no device having been measured:
+# a spectrum of rank r does 4·r² operations for each row of its factors, about r for each byte that has to reach the
+# device. At PCIe's nominal 32 to 64 GB/s that is at most r·64·10⁹ a second, at rank 16 what some ten processors do, and
+# CUDA has to be started before. The 2.4·10⁹ of 224 modules of a 7B model at rank 16 take two processors half a second,
+# reading included (bench_spectrum.py): it takes some forty times as much to be worth it.
+DEVICE_PAYS_OPERATIONS: Final = 1e11
 _CUDA: Final = re.compile(r"cuda(?::([0-9]{1,4}))?")
 
 

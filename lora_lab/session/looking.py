@@ -10,7 +10,7 @@ from lora_lab.domain.parameters import parse_parameters
 from lora_lab.domain.progress import Unwatched
 from lora_lab.domain.report import Finding
 from lora_lab.errors import LoraLabError, quoted
-from lora_lab.extension.ahead import ReadsAhead
+from lora_lab.extension.ahead import CountsOperations, ReadsAhead
 from lora_lab.extension.contracts import AnalysisContext, Need, OnProcessor
 from lora_lab.formats.opening import is_configuration
 from lora_lab.session.guarded import attributed, checked_report
@@ -104,7 +104,7 @@ class Looking(ABC):
         remembered = results.get(key)
         if remembered is not None:
             return foretold(id, analysis.title) if dry_run else with_store(remembered, self._store())
-        device = "cpu" if dry_run else self._device_for(analysis)
+        device = "cpu" if dry_run else self._device_for(analysis, subjects, modules)
         context = self._context(subjects, base_model, values, modules, device, observer or Unwatched())
         parts = parts_of(everything, self._remote_models)
         if dry_run:
@@ -184,12 +184,16 @@ class Looking(ABC):
 
         return ArrayCache(self._cache_folder / "arrays", limit_bytes=_ARRAY_BYTES)
 
-    def _device_for(self, analysis: Analysis) -> str:
+    def _device_for(self, analysis: Analysis, subjects: Sequence[Adapter | Base], modules: Sequence[str]) -> str:
         """The device that `analysis` computes on; torch is loaded to find it."""
         if isinstance(analysis, OnProcessor):
             return "cpu"
-        from lora_lab.linalg.device import resolve_device
+        from lora_lab.linalg.device import DEVICE_PAYS_OPERATIONS, resolve_device
 
+        if self.device == "auto" and isinstance(analysis, CountsOperations):
+            with attributed("analysis", analysis.id, self.registry.plugin_of("analyses", analysis.id)):
+                if analysis.operations(subjects, modules) < DEVICE_PAYS_OPERATIONS:
+                    return "cpu"
         return resolve_device(self.device)
 
     def _analysis(self, id: str) -> Analysis:  # noqa: A002

@@ -282,3 +282,27 @@ def test_a_merged_state_dict_is_what_files_hold(tmp_path: Path) -> None:
     wanted = load_file(tmp_path / "out" / "model.safetensors")
     assert found.keys() == wanted.keys()
     assert all(found[name].equal(wanted[name]) for name in wanted)
+
+
+def test_little_work_stays_on_the_processor_where_the_device_is_for_the_session_to_choose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A spectrum of 4·r² operations a row goes to a device when they are many, or when it is asked for."""
+    from lora_lab.analyses.spectrum import Spectrum
+    from lora_lab.linalg import device
+
+    place = str(write_adapter(tmp_path / "a"))
+    session = Session(cache=False)
+    adapter = session.adapter(place)
+    rows = sum(sum(shape) for shape in MODULES.values())
+    assert Spectrum().operations([adapter], ()) == 4 * 4**2 * rows
+    assert Spectrum().operations([adapter], ["*v_proj"]) == 4 * 4**2 * (8 + 16)
+    asked: list[str] = []
+    monkeypatch.setattr(device, "resolve_device", lambda text: asked.append(text) or "cpu")
+    session.spectrum(place)
+    assert asked == []
+    Session(cache=False, device="cpu").spectrum(place)
+    assert asked == ["cpu"]
+    monkeypatch.setattr(device, "DEVICE_PAYS_OPERATIONS", 10.0)
+    session.spectrum(place)
+    assert asked == ["cpu", "auto"]
