@@ -143,13 +143,11 @@ class SourceRow(Vertical):
         """Where the strength is typed."""
         return self.query_one(NumberEntry)
 
-    def show(self, place: int, source: Source, facts: Facts) -> None:
-        """Write all of it."""
+    def show(self, place: int, facts: Facts) -> None:
+        """Write all but what is typed."""
         self._who = (letter(place), _MARKS[place] if place < len(_MARKS) else "$text-accent", facts.name)
         self._name_it()
         self.query_one(".source--rank", Label).update(Content(facts.ranks))
-        if self.entry.value != source.strength:
-            self.entry.value = source.strength
 
     def _name_it(self) -> None:
         """A name too long loses its middle: names often differ at their end."""
@@ -201,7 +199,7 @@ class SourceList(VerticalScroll, can_focus=False, inherit_bindings=False):
 
     def on_mount(self) -> None:
         """Fill the rows."""
-        self.draw()
+        self._refill()
 
     @property
     def rows(self) -> list[SourceRow]:
@@ -213,16 +211,22 @@ class SourceList(VerticalScroll, can_focus=False, inherit_bindings=False):
         return self.facts.get(locator) or Facts(locator.rstrip("/").rpartition("/")[2] or locator)
 
     def draw(self, faults: Mapping[str, str] | None = None) -> None:
-        """Write every row anew."""
+        """Write every row anew, but for what is typed."""
         self.set_class(not self.sources, "-empty")
+        for place, (row, source) in enumerate(zip(self.rows, self.sources, strict=False)):
+            if not row.is_mounted:
+                continue
+            facts = self.facts_of(source.locator)
+            row.show(place, facts)
+            typed = (faults or {}).get(f"strength:{place}", "")
+            row.refuse(typed or facts.reason, is_typed=bool(typed))
+
+    def _refill(self) -> None:
+        """Put every strength into its row; never while one is typed, for more may have been typed than is known."""
         with self.prevent(Input.Changed):
-            for place, (row, source) in enumerate(zip(self.rows, self.sources, strict=False)):
-                if not row.is_mounted:
-                    continue
-                facts = self.facts_of(source.locator)
-                row.show(place, source, facts)
-                typed = (faults or {}).get(f"strength:{place}", "")
-                row.refuse(typed or facts.reason, is_typed=bool(typed))
+            for row, source in zip(self.rows, self.sources, strict=False):
+                row.entry.value = source.strength
+        self.draw()
 
     @property
     def _place(self) -> int | None:
@@ -233,7 +237,7 @@ class SourceList(VerticalScroll, can_focus=False, inherit_bindings=False):
         row = SourceRow()
         self.sources.append(source)
         await self.mount(row)
-        self.draw()
+        self._refill()
         row.entry.focus()
         self.post_message(self.Changed())
 
@@ -246,7 +250,7 @@ class SourceList(VerticalScroll, can_focus=False, inherit_bindings=False):
         if self.sources:
             self.rows[max(0, place - 1)].entry.focus()
         await self.rows[-1].remove()
-        self.draw()
+        self._refill()
         self.post_message(self.Changed())
 
     def action_move(self, step: int) -> None:
@@ -256,7 +260,7 @@ class SourceList(VerticalScroll, can_focus=False, inherit_bindings=False):
             return
         other = place + step
         self.sources[place], self.sources[other] = self.sources[other], self.sources[place]
-        self.draw()
+        self._refill()
         self.rows[other].entry.focus()
         self.post_message(self.Changed())
 
@@ -265,5 +269,5 @@ class SourceList(VerticalScroll, can_focus=False, inherit_bindings=False):
         message.stop()
         for place, row in enumerate(self.rows):
             if row.is_mounted and row.entry is message.input and place < len(self.sources):
-                self.sources[place] = self.sources[place]._replace(strength=message.value)
+                self.sources[place] = self.sources[place]._replace(strength=row.entry.value)
         self.post_message(self.Changed())

@@ -69,6 +69,18 @@ async def test_the_preview_has_the_numbers_of_the_session(here: Path, size: tupl
         assert list(driven.wizard.table.rows) == [row["module"] for row in made.table("modules").rows]
 
 
+async def test_what_is_typed_is_never_written_over(here: Path) -> None:
+    """Drawn while more has been typed than has been looked at, as keys that come at once bring about."""
+    async with opened("one", "two") as driven:
+        entry = driven.wizard.sources.rows[0].entry
+        entry.value = "0.25"
+        driven.wizard.sources.draw()
+        assert entry.value == "0.25"
+        await driven.answer()
+        assert entry.value == "0.25"
+        assert "--strength 0.25 --strength 1" in driven.command
+
+
 async def test_what_is_wrong_is_marked_and_stops_it(here: Path) -> None:
     """The reason under the field and behind the key; put right it goes on."""
     async with opened("one", "two") as driven:
