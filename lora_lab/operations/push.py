@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from lora_lab.domain.base import Base
+    from lora_lab.domain.progress import Observer
     from lora_lab.operations.push_base import Facts
     from lora_lab.operations.push_card import Pictured
 
@@ -86,6 +87,7 @@ def plan_push(
     facts: Facts | None,
     sha256_of: Callable[[Path], str],
     pictured: Pictured,
+    observer: Observer,
 ) -> PushPlan:
     """Work out what is sent.
 
@@ -96,6 +98,7 @@ def plan_push(
         nobody may be asked
     sha256_of : hashes a large file
     pictured : computes the figures of an adapter's card
+    observer : told of bytes that are hashed, and asked whether to go on
 
     Raises
     ------
@@ -110,7 +113,7 @@ def plan_push(
     own = own_card(folder)
     chosen, left_out = choose(folder, weights, is_model=is_model, card=own)
     base, replaced, odd = base_of_adapter(subject, folder, options.base_model, facts)
-    contents = contents_of(chosen, replaced=replaced, sha256_of=sha256_of)
+    contents = contents_of(chosen, replaced=replaced, sha256_of=sha256_of, observer=observer)
     if options.keep_card:
         card = kept_card(own, base)
     else:

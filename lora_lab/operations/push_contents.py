@@ -11,6 +11,7 @@ from lora_lab.domain.sharing import Origin, Outgoing, git_sha1
 from lora_lab.errors import FileFormatError, quoted
 from lora_lab.operations import push_receipt
 from lora_lab.operations.push_files import CARD
+from lora_lab.operations.push_hashing import hashed
 from lora_lab.operations.push_privacy import (
     as_json,
     cleaned_configuration,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from lora_lab.domain.progress import Observer
     from lora_lab.domain.tensors import FileStamp
     from lora_lab.operations.push_files import Chosen
 
@@ -46,13 +48,20 @@ class Contents:
     findings: tuple[Finding, ...]
 
 
-def contents_of(chosen: Sequence[Chosen], *, replaced: Mapping[str, str], sha256_of: Callable[[Path], str]) -> Contents:
+def contents_of(
+    chosen: Sequence[Chosen],
+    *,
+    replaced: Mapping[str, str],
+    sha256_of: Callable[[Path], str],
+    observer: Observer,
+) -> Contents:
     """Read and hash what was chosen; the card is left to the caller.
 
     Parameters
     ----------
     replaced : what stands in adapter_config.json instead, by field
     sha256_of : hashes a large file
+    observer : told of bytes that are hashed, and asked whether to go on
 
     Raises
     ------
@@ -62,17 +71,15 @@ def contents_of(chosen: Sequence[Chosen], *, replaced: Mapping[str, str], sha256
         JSON that is none, a receipt that is none, or a file that changed meanwhile.
     """
     findings: list[Finding] = []
-    files: list[Outgoing] = []
+    large = [one for one in chosen if one.name.endswith(".safetensors") or one.size_bytes > _SMALL_BYTES]
+    files = _large(large, sha256_of, observer)
     raw_receipt: Any = None
     for one in chosen:
-        if one.name == CARD:
+        if one.name == CARD or one in large:
             continue
         if one.name == RECEIPT:
             read_receipt(one.path)
             raw_receipt = read_json(one.path, limit_bytes=_RECEIPT_BYTES)
-            continue
-        if one.name.endswith(".safetensors") or one.size_bytes > _SMALL_BYTES:
-            files.append(_large(one, sha256_of))
             continue
         before = stamp(one.path)
         content = read_small(one.path)
@@ -137,11 +144,15 @@ def _is_text(name: str) -> bool:
     return name.endswith(_TEXTS) or "." not in name
 
 
-def _large(one: Chosen, sha256_of: Callable[[Path], str]) -> Outgoing:
-    before = stamp(one.path)
-    digest = sha256_of(one.path)
-    require_unchanged(before, stamp(one.path))
-    return Outgoing(one.name, before.size_bytes, digest, path=str(one.path.absolute()), stamp=before)
+def _large(large: Sequence[Chosen], sha256_of: Callable[[Path], str], observer: Observer) -> list[Outgoing]:
+    """Files that are sent as they lie, each the same before and after it was hashed."""
+    before = [stamp(one.path) for one in large]
+    digests = hashed([(one.path, one.size_bytes) for one in large], sha256_of, observer)
+    files = []
+    for one, was, digest in zip(large, before, digests, strict=True):
+        require_unchanged(was, stamp(one.path))
+        files.append(Outgoing(one.name, was.size_bytes, digest, path=str(one.path.absolute()), stamp=was))
+    return files
 
 
 def _decoded(one: Chosen, content: bytes) -> str:

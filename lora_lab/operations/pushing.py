@@ -8,16 +8,17 @@ from lora_lab.domain.report import Finding
 from lora_lab.domain.sharing import Landed
 from lora_lab.errors import HubError, LoraLabError, quoted
 from lora_lab.operations.push_report import report_of, verdict_of
-from lora_lab.sources.hub_upload import MADE_AND_EMPTY, Shipment, UnsettledError, arrived, send
+from lora_lab.sources.hub_upload import MADE_AND_EMPTY, Shipment, UnsettledError, arrived
 
 if TYPE_CHECKING:
     from lora_lab.domain.progress import Observer
     from lora_lab.domain.report import Report
     from lora_lab.operations.push import PushPlan
     from lora_lab.sources.hub_access import HubAccess
+    from lora_lab.sources.hub_upload import Sender
 
 
-def carry_out(plan: PushPlan, access: HubAccess, observer: Observer) -> Report:
+def carry_out(plan: PushPlan, access: HubAccess, sender: Sender, observer: Observer) -> Report:
     """Send what `plan` says, in one commit, and compare what is there with it.
 
     Raises
@@ -37,7 +38,7 @@ def carry_out(plan: PushPlan, access: HubAccess, observer: Observer) -> Report:
         target, access, plan.files_to_send, plan.message, plan.description, options.is_public, options.create_pr
     )
     try:
-        landed = send(shipment, observer)
+        landed = sender.send(shipment, observer)
     except UnsettledError as error:
         return _settled(plan, access, error)
     findings: list[Finding] = []

@@ -84,22 +84,24 @@ class Pushing(ABC):
         from lora_lab.operations.push import PushOptions
         from lora_lab.operations.push_report import report_of
         from lora_lab.operations.pushing import carry_out
+        from lora_lab.sources.hub_upload import Sender
 
         watcher = observer or Unwatched()
         if not Path(folder).is_dir():
             raise LoraLabError(f"{quoted(folder)} is no folder, expected that of one adapter or model.")
         options = PushOptions(public, create_pr, base_model, licence, keep_card, message)
-        plan = self._planned(str(folder), repository, revision, options, watcher, dry_run=dry_run)
         if dry_run:
-            return report_of(plan)
-        if expected is not None and plan.id != expected:
-            raise OperationError(
-                f"What would be pushed to {quoted(plan.target.repository)} is no longer what was shown, and nothing "
-                "was sent.",
-                hint="Look at it again.",
-            )
-        stop_if_cancelled(watcher)
-        return carry_out(plan, self.hub.access, watcher)
+            return report_of(self._planned(str(folder), repository, revision, options, watcher, dry_run=True))
+        with Sender() as sender:
+            plan = self._planned(str(folder), repository, revision, options, watcher, dry_run=False)
+            if expected is not None and plan.id != expected:
+                raise OperationError(
+                    f"What would be pushed to {quoted(plan.target.repository)} is no longer what was shown, and "
+                    "nothing was sent.",
+                    hint="Look at it again.",
+                )
+            stop_if_cancelled(watcher)
+            return carry_out(plan, self.hub.access, sender, watcher)
 
     def _planned(
         self, folder: str, repository: str, revision: str | None, options: Any, observer: Observer, *, dry_run: bool
@@ -131,6 +133,7 @@ class Pushing(ABC):
             options,
             facts=facts if is_asked else None,
             sha256_of=Fingerprints(self._cache_folder).of,
+            observer=observer,
             pictured=lambda: self._pictured(folder, target.repository, observer),
         )
 

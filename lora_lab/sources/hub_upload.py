@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from lora_lab.domain.sharing import Landed
 from lora_lab.errors import CancelledError, HubError, quoted
@@ -72,31 +72,13 @@ class Shipment:
         return self.target.revision != "main"
 
 
-def send(shipment: Shipment, observer: Observer) -> Landed:
-    """Send everything, in one commit.
+class Sender:
+    """The process that sends, started before it is needed: it loads its libraries while the plan is made.
 
-    Raises
-    ------
-    CancelledError
-        the observer asked for it; says how far it had come.
-    HubError
-        the Hub said no, or the connection broke; says what is there.
+    Used in a ``with`` block; at its end the process is gone, whatever it was doing.
     """
-    child = _Child(shipment)
-    try:
-        return child.follow(observer)
-    except BaseException:
-        child.kill()
-        raise
-    finally:
-        child.close()
 
-
-class _Child:
-    """The process, what it has told, and how it is ended."""
-
-    def __init__(self, shipment: Shipment) -> None:
-        self._shipment = shipment
+    def __init__(self) -> None:
         self._phase = ""
         self._was_created = False
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -111,11 +93,19 @@ class _Child:
             text=True,
             env=environment,
         )
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.write(json.dumps(shipment.to_json()) + "\n")
-            self._process.stdin.flush()
         threading.Thread(target=self._read, daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        self._process.wait()
+        self._stderr.close()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -123,18 +113,32 @@ class _Child:
             self._lines.put(line)
         self._lines.put(None)
 
-    def follow(self, observer: Observer) -> Landed:
-        """Pass progress on until it is over."""
-        total = sum(file.size_bytes for file in self._shipment.files)
+    def send(self, shipment: Shipment, observer: Observer) -> Landed:
+        """Send everything, in one commit.
+
+        Raises
+        ------
+        CancelledError
+            the observer asked for it; says how far it had come.
+        UnsettledError
+            the commit was asked for, and nobody knows whether it was made.
+        HubError
+            the Hub said no, or the connection broke; says what is there.
+        """
+        total = sum(file.size_bytes for file in shipment.files)
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it is gone, which is told below
+            self._process.stdin.write(json.dumps(shipment.to_json()) + "\n")
+            self._process.stdin.flush()
         while True:
             if observer.is_cancelled():
-                raise CancelledError("Cancelled.", hint=self._standing())
+                raise CancelledError("Cancelled.", hint=self._standing(shipment))
             try:
                 line = self._lines.get(timeout=_TICK_SECONDS)
             except queue.Empty:
                 continue
             if line is None:
-                raise self._died()
+                raise self._died(shipment)
             event = json.loads(line)
             if "phase" in event:
                 self._phase = event["phase"]
@@ -147,48 +151,31 @@ class _Child:
                 landed = event["landed"]
                 return Landed(landed["commit"], landed["url"], landed["pull_request"])
             else:
-                raise self._refused(event)
+                raise self._refused(event, shipment)
 
-    def _refused(self, event: Mapping[str, Any]) -> HubError:
+    def _refused(self, event: Mapping[str, Any], shipment: Shipment) -> HubError:
         if not event["is_settled"]:
             return UnsettledError(event["error"], hint=event["hint"])
-        return HubError(f"{event['error']} {self._standing()}", hint=event["hint"])
+        return HubError(f"{event['error']} {self._standing(shipment)}", hint=event["hint"])
 
-    def _died(self) -> HubError:
+    def _died(self, shipment: Shipment) -> HubError:
         self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, self._stderr.tell() - _SHOWN_STDERR))
         words = self._stderr.read().decode(errors="replace").strip().splitlines()
         kind = UnsettledError if self._phase == "commit" else HubError
         return kind(
-            f"The process that sends ended with code {self._process.wait()}. {self._standing()}",
+            f"The process that sends ended with code {self._process.wait()}. {self._standing(shipment)}",
             hint=words[-1] if words else "",
         )
 
-    def _standing(self) -> str:
+    def _standing(self, shipment: Shipment) -> str:
         """What is there, so far."""
-        shown = quoted(self._shipment.target.repository)
+        shown = quoted(shipment.target.repository)
         if self._phase == "commit":
-            return f"The commit was under way; whether it arrived stands on {self._shipment.target.url}"
+            return f"The commit was under way; whether it arrived stands on {shipment.target.url}"
         if self._was_created:
             return f"{shown} {MADE_AND_EMPTY}."
         return f"Nothing was committed to {shown}."
-
-    def kill(self) -> None:
-        """End it at once."""
-        self._process.kill()
-
-    def close(self) -> None:
-        """Wait for its end, which is near."""
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-        try:
-            self._process.wait(timeout=1.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._stderr.close()
 
 
 class UnsettledError(HubError):

@@ -7,6 +7,7 @@ commits once: a commit whose reply is lost is never sent again. It ends when its
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -145,7 +146,14 @@ def main() -> None:
 
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    request = json.loads(sys.stdin.readline())
+    with contextlib.suppress(ImportError):
+        import hf_xet  # noqa: F401 - while the plan is made
+    import huggingface_hub.hf_api  # noqa: F401 - likewise
+
+    line = sys.stdin.readline()
+    if not line:
+        return  # nothing was to be sent
+    request = json.loads(line)
     threading.Thread(target=_until_orphaned, daemon=True).start()
     teller = Teller(events)
     access = HubAccess(send_token_to=tuple(request["send_token_to"]))

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_lab import Session
+from lora_lab.domain.progress import Unwatched
 from lora_lab.domain.report import Report
 from lora_lab.domain.sharing import CardFacts, FileState, Origin, RemoteFile, Target, git_sha1
 from lora_lab.errors import FileFormatError, LoraLabError, UnsafeFileError
@@ -56,6 +57,7 @@ def planned(
         facts=facts,
         sha256_of=sha256_of,
         pictured=lambda: (None, None, ()),
+        observer=Unwatched(),
     )
 
 

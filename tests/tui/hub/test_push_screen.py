@@ -15,6 +15,7 @@ from textual.widgets import Input, Static
 from tui.fakes import FakeJobs, entry, make_app, ready, screen_text, until, write_adapter
 
 from lora_lab import Session
+from lora_lab.domain.progress import Unwatched
 from lora_lab.domain.report import Report
 from lora_lab.domain.sharing import Account, Target
 from lora_lab.operations.push import PushOptions, plan_push
@@ -49,6 +50,7 @@ def planned(folder: Path) -> Report:
         facts=None,
         sha256_of=sha256_of,
         pictured=lambda: (None, None, ()),
+        observer=Unwatched(),
     )
     return report_of(plan)
 
