@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -35,15 +36,20 @@ def main() -> None:
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lora-lab-push-") as place:
         model = write_model(Path(place) / "model", round(wanted.gigabytes * 1e9))
-        print(f"{'transport':12} {'hf upload':>12} {'lora-lab push':>14} {'ratio':>7} {'target':>7}")
+        print(f"{'transport':10} {'hf upload':>12} {'lora-lab push':>14} {'ratio':>7} {'target':>7}   of the processor")
         for transport in ("lfs", "multipart", "xet"):
-            seconds: dict[str, list[float]] = {"hf": [], "lora-lab": []}
+            runs: dict[str, list[tuple[float, float]]] = {"hf": [], "lora-lab": []}
             for number in range(wanted.rounds):
-                for command in sorted(seconds, reverse=bool(number % 2)):
-                    seconds[command].append(timed(command, model, transport, Path(place) / "run"))
-            ratio = statistics.median(seconds["lora-lab"]) / statistics.median(seconds["hf"])
-            theirs, ours = (_shown(seconds[command]) for command in ("hf", "lora-lab"))
-            print(f"{transport:12} {theirs:>12} {ours:>14} {ratio:>6.2f}× {TARGET:>6}×", flush=True)
+                for command in sorted(runs, reverse=bool(number % 2)):
+                    runs[command].append(timed(command, model, transport, Path(place) / "run"))
+            wall = {command: [one for one, _ in found] for command, found in runs.items()}
+            cpu = {command: statistics.median(one for _, one in found) for command, found in runs.items()}
+            ratio = statistics.median(wall["lora-lab"]) / statistics.median(wall["hf"])
+            print(
+                f"{transport:10} {_shown(wall['hf']):>12} {_shown(wall['lora-lab']):>14} {ratio:>6.2f}× {TARGET:>6}×"
+                f"   {cpu['hf']:.2f} s, {cpu['lora-lab']:.2f} s",
+                flush=True,
+            )
 
 
 def _shown(seconds: list[float]) -> str:
@@ -76,8 +82,8 @@ def write_model(folder: Path, size: int) -> Path:
     return folder
 
 
-def timed(command: str, model: Path, transport: str, place: Path) -> float:
-    """Seconds of one push to a server of its own, which is another process, as the Hub is another machine."""
+def timed(command: str, model: Path, transport: str, place: Path) -> tuple[float, float]:
+    """Seconds, and those of the processor, of one push to a fresh server in a process of its own."""
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
     server = subprocess.Popen(
@@ -100,9 +106,9 @@ def timed(command: str, model: Path, transport: str, place: Path) -> float:
                 *("--yes", "--keep-card", "--base-model", "lab/tiny"),
             ],
         }[command]
-        begun = time.perf_counter()
+        begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(words, env=settings, capture_output=True, text=True, check=False)
-        spent = time.perf_counter() - begun
+        spent, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
         assert done.returncode == 0, done.stderr
         server.stdin.write("check\n")
         server.stdin.flush()
@@ -112,7 +118,7 @@ def timed(command: str, model: Path, transport: str, place: Path) -> float:
         server.kill()
         server.wait()
         shutil.rmtree(place, ignore_errors=True)
-    return spent
+    return spent, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def serve(folder: Path, transport: str) -> None:
