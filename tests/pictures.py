@@ -3,7 +3,7 @@
     python tests/pictures.py
 
 Writes ``.github/pictures/*.svg``: the library of sample adapters, one adapter with another laid over it, two compared,
-what a rank would cost, what a merge of two would do, and what would come of combining them.
+what a rank would cost, what a merge of two would do, what would come of combining them, and a push before it is made.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / ".github" / "pictures"
@@ -57,7 +58,7 @@ async def take() -> dict[str, str]:
         await until(pilot, lambda: isinstance(app.screen, BudgetScreen))
         await pilot.pause(4)
         taken["budget"] = app.picture()
-    return taken | await compared() | await planned() | await combined()
+    return taken | await compared() | await planned() | await combined() | await pushed()
 
 
 async def compared() -> dict[str, str]:
@@ -128,6 +129,56 @@ async def combined() -> dict[str, str]:
         await until(pilot, lambda: form.plan is not None and not form._meeting.is_waiting, turns=20_000)
         await pilot.pause()
         return {"combine": app.picture()}
+
+
+async def pushed() -> dict[str, str]:
+    """The picture of a push before it is made; what the Hub would answer is set here, for a picture asks nobody."""
+    from textual.widgets import Input
+    from tui.fakes import FakeJobs, ready, until
+
+    from lora_lab import Session
+    from lora_lab.domain.progress import Unwatched
+    from lora_lab.domain.sharing import Account, CardFacts, Target
+    from lora_lab.operations.push import PushOptions, plan_push
+    from lora_lab.operations.push_report import report_of
+    from lora_lab.storage.files import sha256_of
+    from lora_lab.tui.app import LoraLabApp
+    from lora_lab.tui.hub.push_screen import PushScreen
+
+    base = "anna/tiny-llama"
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "banking-and-snips"
+        inputs = [f"sample_adapters/{SHOWN}", "sample_adapters/snips-r8"]
+        session = Session(cache=False)
+        session.combine(inputs, method="svd", rank=8, strengths=[0.7, 0.3], output=folder)
+        plan = plan_push(
+            session.open(str(folder)),
+            Target("anna/banking-and-snips", "https://huggingface.co", account=Account("anna", "write"), exists=False),
+            PushOptions(base_model=base),
+            facts=lambda name: CardFacts(name, licence={"license": "apache-2.0"}),
+            sha256_of=sha256_of,
+            pictured=lambda: (None, None, ()),
+            observer=Unwatched(),
+        )
+        os.chdir(place)
+        app = LoraLabApp({"state": False}, ["."], jobs=FakeJobs)  # type: ignore[arg-type]
+        async with app.run_test(size=SIZE) as pilot:
+            await ready(pilot)
+            app.library.action_push()  # type: ignore[attr-defined]
+            await until(
+                pilot, lambda: isinstance(app.screen, PushScreen) and bool(app.screen.query("#push-base_model"))
+            )
+            screen = app.screen
+            screen.query_one("#push-base_model", Input).value = base
+            jobs: Any = app.jobs
+            await until(pilot, lambda: any(job.request.call == "push" for job in jobs.jobs))
+            job = next(job for job in jobs.jobs if job.request.call == "push")
+            jobs.finish(job, report_of(plan))
+            for other in jobs.waiting():
+                jobs.cancel(other)
+            await pilot.pause(0.5)
+            os.chdir(ROOT)
+            return {"push": app.picture()}
 
 
 def normalised(svg: str) -> str:
