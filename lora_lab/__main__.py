@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from typing import Final
+
+_CANCELLED: Final = 130
 
 
 def _forget_working_directory() -> None:
@@ -24,7 +28,13 @@ def main() -> int:
     """Run the command line, with the terminal application behind ``open``."""
     from lora_lab.cli import run
 
-    return run(sys.argv[1:], open_application=_open_application)
+    code = run(sys.argv[1:], open_application=_open_application)
+    if code == _CANCELLED and "hf_xet" in sys.modules:
+        # The threads of that library do not hear of a cancellation, and call an interpreter that is gone.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _open_application(session_options: dict[str, object], sources: list[str], base: str | None) -> int:

@@ -7,6 +7,7 @@ tried again, that a person sees one count and can stop it at once.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import sys
 import threading
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _TOGETHER: Final = 8
 _POLL_SECONDS: Final = 0.03
 _GRACE_SECONDS: Final = 0.3  # for a download to notice that it is not wanted any more
+_ABORT_SECONDS: Final = 2.0
 _SPARE_BYTES: Final = 64 << 20
 
 
@@ -162,8 +164,14 @@ class Fetching:
     def _abandon(self, threads: list[threading.Thread]) -> None:
         """Let nothing go on that is not wanted any more, and nothing half-made lie about."""
         self._stopped.set()
-        _abort_storage()
         end = time.monotonic() + _GRACE_SECONDS
+        # Ending Xet's client holds the interpreter for a second or two, and it must be ended before the interpreter
+        # is: a command leaves before either, without ending the interpreter.
+        if "hf_xet" in sys.modules:
+            later = threading.Timer(_ABORT_SECONDS, _abort_storage)
+            later.daemon = True
+            later.start()
+            atexit.register(_abort_storage)
         for thread in threads:
             thread.join(max(end - time.monotonic(), 0.0))
         for etag, before in list(self._started.items()):
@@ -243,6 +251,7 @@ class Fetching:
             total: int | None = None
 
             def __init__(self, *_: object, **settings: Any) -> None:
+                self._thread = threading.get_ident()
                 self.update(settings.get("initial") or 0)
 
             def __enter__(self) -> Self:
@@ -252,7 +261,8 @@ class Fetching:
                 """Nothing was drawn."""
 
             def update(self, count: float | None = 1) -> None:
-                if run._stopped.is_set():
+                # Xet's client counts from a thread of its own, which cannot be ended by raising in it.
+                if run._stopped.is_set() and threading.get_ident() == self._thread:
                     raise CancelledError("Cancelled.")
                 run._counts[file.name] += int(count or 0)
 
@@ -267,8 +277,6 @@ class Fetching:
 
 def _abort_storage() -> None:
     """End what Xet's client is doing, which runs in threads of its own and asks nobody."""
-    if "hf_xet" not in sys.modules:
-        return
     with suppress(ImportError):  # a version of the client that does it otherwise
         from huggingface_hub.utils._xet import abort_xet_session
 

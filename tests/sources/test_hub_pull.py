@@ -276,18 +276,19 @@ def test_cancelling_does_not_wait_for_the_network(hub: HubServer, tmp_path: Path
     assert not _cached(tmp_path)
 
 
-def test_ctrl_c(hub: HubServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("xet", [True, False])
+def test_ctrl_c(hub: HubServer, tmp_path: Path, xet: bool) -> None:
     """The command ends with 130 in a moment, whatever it waits for."""
-    hub.add("anna/a", {"w.safetensors": LARGE})
-    hub.faults.add("GET /object", delay_seconds=60)
+    hub.add("anna/a", {"w.safetensors": LARGE}, xet=xet)
+    hub.faults.add("GET /object|xet-read-token", delay_seconds=60)
     child = subprocess.Popen(
         [sys.executable, "-m", "lora_lab", "pull", "anna/a", "-o", "folder"],
-        env=environment(endpoint=hub.url, home=tmp_path, xet=False),
+        env=environment(endpoint=hub.url, home=tmp_path, xet=xet),
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert wait_until(lambda: hub.requests.matching("GET /object", origin="storage"), 30)
+    assert wait_until(lambda: hub.requests.matching("GET /object|xet-read-token"), 30)
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=20)
     assert (child.returncode, said.strip()) == (130, "lora-lab: Cancelled.")
