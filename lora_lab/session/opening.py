@@ -113,7 +113,7 @@ class Opening(ABC):
         if is_configuration(place) and not listing.is_checkpoint(place):
             base = open_configuration(place, locator=locator)
         else:
-            base = open_base(place, locator=locator)
+            base = open_base(place, locator=locator, name=found.name)
         return replace(base, findings=(*found.findings, *base.findings), revision=found.commit or base.revision)
 
     def open(self, locator: str, *, whole: bool = False, observer: Observer | None = None) -> Adapter | Base:
