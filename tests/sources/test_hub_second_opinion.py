@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from builders import write_adapter
+from builders import write_adapter, write_sharded
 from hubserver.clients import run_lab
 from hubserver.wire import wait_until
 
@@ -60,10 +60,12 @@ def _repository(folder: Path, files: dict[str, bytes]) -> None:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """The endpoint, and the files of anna/a."""
+    """The endpoint, and the files of anna/a; there is a model anna/base too, in two files."""
     adapter = write_adapter(tmp_path / "made")
     files = {path.name: path.read_bytes() for path in adapter.iterdir()} | {"README.md": b"---\ntags: [lora]\n---\n"}
     _repository(tmp_path / "mirror" / "models" / "anna" / "a", files)
+    base = {path.name: path.read_bytes() for path in write_sharded(tmp_path / "base").glob("*.*") if path.is_file()}
+    _repository(tmp_path / "mirror" / "models" / "anna" / "base", base)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -103,3 +105,18 @@ def test_pull_and_look(served: tuple[str, dict[str, bytes]], tmp_path: Path) -> 
     missing = run_lab("pull", "anna/b", endpoint=url, home=home)
     assert missing.code == 3
     assert "not found" in missing.err
+
+
+def test_a_base_is_read_once_it_was_pulled(served: tuple[str, dict[str, bytes]], tmp_path: Path) -> None:
+    """A server that gives no parts is told so in a sentence, and what that advises works."""
+    url, _ = served
+    home = tmp_path / "home"
+    refused = run_lab("check", "anna/a", "--base", "anna/base", endpoint=url, home=home)
+    assert refused.code == 3
+    assert "does not give parts" in refused.err
+    advised = refused.err.partition("Fetch all of it: lora-lab ")[2].split()
+    assert advised[0] == "pull"
+    run_lab(*advised, endpoint=url, home=home).ok()
+    checked = run_lab("check", "anna/a", "--base", "anna/base", "--json", endpoint=url, home=home).ok().json
+    assert checked["ok"] is True
+    assert "partial" not in checked["inputs"][1]
