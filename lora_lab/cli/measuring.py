@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _BATCH_HELP = "Sequences in a step of tokens, for the break-even; may be repeated.  [default: 1, 8, 32]"
+_COUNT: Final = click.IntRange(min=1)
+_DTYPES: Final = ("float32", "float16", "bfloat16")
 _SAVE = click.option("--no-save", "save", is_flag=True, flag_value=False, default=True, help="Keep no result.")
 _WHICH = "RESULT is an id or its beginning, latest, previous, or a file that --json wrote."
 
@@ -43,6 +45,35 @@ def swap_command(sources: Sequence[str], base: str, strategies: Sequence[str], *
         options,
         lambda watcher: session.bench_swap(sources, base=base, strategies=names, observer=watcher, **choices),
     )
+    emit(report, options)
+
+
+@bench_group.command("latency")
+@click.option(
+    "--base", metavar="BASE", help="Take the shapes of this model; no weights are read.  [default: GPT-2 medium]"
+)
+@click.option("--grid", default="", metavar="BxL,…", help="Batch × length.  [default: 32x512,16x256,1x128, or less]")
+@click.option("--layers", type=_COUNT, metavar="N", help="Of the stack.  [default: all, or less on a CPU]")
+@click.option("--rank", type=_COUNT, default=8, show_default=True, help="Of LoRA.")
+@click.option("--targets", default="q_proj,v_proj", show_default=True, metavar="NAME,…", help="What LoRA adapts.")
+@click.option("--bottleneck", type=_COUNT, metavar="N", help="Width of a bottleneck.  [default: the paper's share]")
+@click.option("--dtype", type=click.Choice(_DTYPES), help="[default: the base's, float32 without one]")
+@click.option("--repeats", type=_COUNT, metavar="N", help="Rounds that are kept.  [default: what two minutes allow]")
+@_SAVE
+@session_options
+@output_options
+def latency_command(targets: str, **options: Any) -> None:
+    """Measure what adapters add to a forward pass.
+
+    The base, LoRA merged and unmerged, and bottleneck adapters with one (Pfeiffer) and two (Houlsby) a block: table 1
+    of the LoRA paper, on a stack of decoder blocks with random weights. On a CPU layers and grid are cut to about two
+    minutes unless they are given.
+    """
+    session = make_session(options)
+    names = ("base", "grid", "layers", "rank", "bottleneck", "dtype", "repeats", "save")
+    choices = {name: options[name] for name in names}
+    wanted = [name.strip() for name in targets.split(",") if name.strip()]
+    report = watched(options, lambda watcher: session.bench_latency(targets=wanted, observer=watcher, **choices))
     emit(report, options)
 
 

@@ -120,6 +120,65 @@ class Measuring(ABC):
         report = replace(report, inputs=inputs, parameters={**settings, "modules": list(modules), "seed": self.seed})
         return self._kept(report, save=save)
 
+    def bench_latency(
+        self,
+        *,
+        base: str | None = None,
+        grid: str = "",
+        layers: int | None = None,
+        rank: int = 8,
+        targets: Sequence[str] = ("q_proj", "v_proj"),
+        bottleneck: int | None = None,
+        dtype: str | None = None,
+        repeats: int | None = None,
+        save: bool = True,
+        observer: Observer | None = None,
+    ) -> Report:
+        """Measure what adapters add to a forward pass: table 1 of the LoRA paper, here.
+
+        Parameters
+        ----------
+        base : locator of a model, or of a config.json alone, whose shapes are taken; None means GPT-2 medium's. No
+            weights are read
+        grid : such as ``32x512,16x256,1x128``: batch × length; nothing means the paper's, or what two minutes are
+            enough for on a processor
+        layers : of the stack; None means all, or what two minutes are enough for on a processor
+        rank : of LoRA
+        targets : linear layers of a block that LoRA adapts: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj,
+            down_proj
+        bottleneck : width of one bottleneck a block, half of it in each of two; None means the share of the model's
+            width that the paper's take
+        dtype : float32, float16 or bfloat16; None means the base's, float32 without one
+        repeats : rounds that are kept; None means as many as two minutes are enough for
+        save : keep the result in the history
+
+        Raises
+        ------
+        LoraLabError
+            the base's blocks are not known, there is no room, or the observer says no.
+        """
+        from lora_lab.benchmarks.latency.grid import cells_of
+        from lora_lab.benchmarks.latency.run import LatencyOptions, bench_latency
+        from lora_lab.linalg.device import resolve_device
+
+        options = LatencyOptions(
+            cells=cells_of(grid) if grid else (),
+            layers=layers,
+            rank=rank,
+            targets=tuple(targets),
+            bottleneck=bottleneck,
+            dtype=dtype,
+            repeats=repeats,
+            device=resolve_device(self.device),
+            seed=self.seed,
+        )
+        model = None if base is None else self.base(base)
+        report = bench_latency(model, options=options, observer=observer)
+        inputs = () if model is None else (record_of(model, fingerprints=Fingerprints(self._cache_folder)),)
+        settings = {"grid": grid, "layers": layers, "rank": rank, "targets": list(targets), "repeats": repeats}
+        more = {"bottleneck": bottleneck, "dtype": dtype, "seed": self.seed}
+        return self._kept(replace(report, inputs=inputs, parameters={**settings, **more}), save=save)
+
     def _strategy(self, name: str) -> SwapStrategy:
         found = self.registry.strategies.get(name)
         if found is None:
