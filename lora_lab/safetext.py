@@ -44,6 +44,11 @@ def safe_text(text: object, *, limit: int | None = None) -> str:
     return shown
 
 
+def token_in(text: str) -> re.Match[str] | None:
+    """The first thing in `text` that looks like an access token."""
+    return _TOKEN.search(text)
+
+
 def without_tokens(text: str, *known: str | None) -> str:
     """`text` with whatever looks like an access token struck out, and those that are `known` too.
 

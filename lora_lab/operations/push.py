@@ -132,7 +132,7 @@ def plan_push(
     return PushPlan(
         *(subject.locator, str(folder.absolute()), target, options, files, tuple(left_out), card.text),
         *(options.message or message, description),
-        findings=(*findings, *_target_findings(target, options, files, own)),
+        findings=(*findings, *_code_findings(subject), *_target_findings(target, options, files, own)),
         base_models=card.bases,
     )
 
@@ -147,6 +147,15 @@ def _require_pushable(subject: Adapter | Base, folder: Path, weights: Sequence[s
             f"{quoted(folder)} is an adapter of the format {quoted(subject.format)}, expected one that PEFT loads.",
             hint="Convert it first.",
         )
+
+
+def _code_findings(subject: Adapter | Base) -> list[Finding]:
+    if not subject.configuration.get("auto_map"):
+        return []
+    said = (
+        "The configuration asks for Python files (auto_map), and code is not sent: transformers alone cannot load it."
+    )
+    return [Finding("code_left_out", said)]
 
 
 def _message(*, is_model: bool, receipt: Mapping[str, Any] | None) -> tuple[str, str]:

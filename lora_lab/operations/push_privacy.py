@@ -12,11 +12,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.errors import UnsafeFileError, quoted
+from lora_lab.safetext import token_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-_TOKEN: Final = re.compile(r"\bhf_[A-Za-z0-9]{16,}|\bapi_org_[A-Za-z0-9]{16,}")
 # Folders in which people, and the services that they use, keep their files.
 _LOCAL_PATH: Final = re.compile(
     r"(?<![\w.:/~-])(?:file://)?(?:~/|/(?:home|Users|root|tmp|mnt|media|data|scratch|workspace|content|kaggle|private|var)/)"
@@ -36,7 +36,7 @@ def require_no_token(name: str, text: str) -> None:
     UnsafeFileError
         with the line, and the first characters of the token.
     """
-    found = _TOKEN.search(text)
+    found = token_in(text)
     if found is not None:
         raise UnsafeFileError(
             f"{quoted(name)} holds what looks like an access token in line {_line(text, found.start())} "

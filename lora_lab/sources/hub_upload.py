@@ -119,7 +119,7 @@ class Sender:
         Raises
         ------
         CancelledError
-            the observer asked for it; says how far it had come.
+            the observer, or Ctrl-C, asked for it; says how far it had come.
         UnsettledError
             the commit was asked for, and nobody knows whether it was made.
         HubError
@@ -130,6 +130,13 @@ class Sender:
         with contextlib.suppress(OSError):  # it is gone, which is told below
             self._process.stdin.write(json.dumps(shipment.to_json()) + "\n")
             self._process.stdin.flush()
+        try:
+            return self._follow(shipment, observer, total)
+        except KeyboardInterrupt:
+            raise CancelledError("Cancelled.", hint=self._standing(shipment)) from None
+
+    def _follow(self, shipment: Shipment, observer: Observer, total: int) -> Landed:
+        """Pass progress on until it is over."""
         while True:
             if observer.is_cancelled():
                 raise CancelledError("Cancelled.", hint=self._standing(shipment))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -144,6 +145,7 @@ def main() -> None:
     from lora_lab.sources.hub_access import HubAccess
     from lora_lab.sources.hub_push_refusals import is_unanswered, push_refusal
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is for the process that started this one
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     with contextlib.suppress(ImportError):

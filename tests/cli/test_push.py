@@ -8,6 +8,7 @@ import os
 import pty
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -481,6 +482,31 @@ def test_cancelling_takes_less_than_a_second_and_nothing_is_committed(
     seconds, hint = hub.run_python(code, home=tmp_path, token="hf_anna", xet=False).ok().json
     assert seconds < 1.0
     assert "nothing was committed" in hint
+    assert files_of(hub, "anna/it") == {}
+
+
+def test_ctrl_c_stops_it_within_a_second(hub: HubServer, small: Path, tmp_path: Path) -> None:
+    """The interrupt of a terminal goes to everyone in the group; what is there is said."""
+    hub.faults.add("PUT /", delay_seconds=20.0)
+    words = ["push", str(small), "anna/it", "--base-model", BASE, "--keep-card", "--yes"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lora_lab", *words],
+        env=environment(endpoint=hub.url, home=tmp_path, token="hf_anna", xet=False),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 60.0
+    while not hub.requests.matching("info/lfs") and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    begun = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    _, shown = process.communicate(timeout=30)
+    assert time.monotonic() - begun < 1.0
+    assert process.returncode == 130
+    assert "nothing was committed" in shown
     assert files_of(hub, "anna/it") == {}
 
 

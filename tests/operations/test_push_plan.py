@@ -170,6 +170,15 @@ def test_a_model_loaded_from_a_path_is_sent_without_it(samples: Path, tmp_path: 
     assert json.loads((model / "config.json").read_text())["_name_or_path"] == "/home/anna/base"
 
 
+def test_a_model_that_asks_for_code_is_told(samples: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(samples / "base", tmp_path / "model"))
+    edited(model / "config.json", auto_map={"AutoModel": "modeling.Mine"})
+    (model / "modeling.py").write_text("raise SystemExit")
+    plan = planned(model)
+    assert "code_left_out" in {finding.code for finding in plan.findings}
+    assert "modeling.py" not in names(plan)
+
+
 def test_a_path_in_another_field_of_a_configuration_is_refused(adapter: Path) -> None:
     edited(adapter / "adapter_config.json", corda_config={"cache_file": "/scratch/anna/cov.pt"})
     with pytest.raises(UnsafeFileError, match=r"/scratch/anna/cov\.pt"):

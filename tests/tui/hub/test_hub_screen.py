@@ -219,3 +219,21 @@ def test_from_the_search_to_the_spectrum_through_the_real_client(hub: HubServer,
         ran = hub.run_python(script, home=tmp_path / "home", offline=offline, more={"TEXTUAL_ANIMATIONS": "none"}).ok()
         base = "org/tiny" if search else "tiny"  # of the card, of the configuration
         assert ran.out.split() == [base, str(offline), "4"]
+
+
+async def test_every_key_of_the_screen(size: tuple[int, int]) -> None:
+    """Pressed one after the other on the rows, whatever each opens is left, and the screen is still there."""
+    async with opened(size) as (app, pilot, screen, _):
+        screen.table.focus()
+        await pilot.pause()
+        leaves = {"ctrl+q", "q", "1", "2", "3", "4", "7", "enter", "escape", "tab", "shift+tab", "slash"}
+        keys = [key for key in screen.active_bindings if key not in leaves]
+        assert len(keys) > 20
+        for key in keys:
+            await pilot.press(key)
+            for _ in range(3):
+                if app.screen is not screen:
+                    await pilot.press("escape")
+            assert app.screen is screen, key
+            screen.table.focus()
+        assert app.is_running

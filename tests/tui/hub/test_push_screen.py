@@ -224,3 +224,25 @@ async def test_a_push_from_the_library_arrives(
     there = hub.files("anna/sql-expert")
     assert there["adapter_model.safetensors"] == (folder / "adapter_model.safetensors").read_bytes()
     assert b"license: mit" in there["README.md"]
+
+
+async def test_every_key_of_the_form(folder: Path, size: tuple[int, int]) -> None:
+    """Pressed one after the other on the plan, whatever each opens is left, and the form is still there."""
+    async with opened(folder, size) as (app, pilot, form):
+        await until(pilot, lambda: bool(dry_runs(app)))
+        app.jobs.finish(dry_runs(app)[0], planned(folder))  # type: ignore[attr-defined]
+        await until(pilot, lambda: form.plan is not None)
+        pages = form.query_one("#push-pages")
+        pages.focus()
+        await pilot.pause()
+        leaves = {"ctrl+q", "q", "1", "2", "3", "4", "6", "7", "escape", "tab", "shift+tab"}
+        keys = [key for key in form.active_bindings if key not in leaves]
+        assert len(keys) > 20
+        for key in keys:
+            await pilot.press(key)
+            for _ in range(3):
+                if app.screen is not form:
+                    await pilot.press("escape")
+            assert app.screen is form, key
+            pages.focus()
+        assert app.is_running
