@@ -97,7 +97,7 @@ class CombineForm(LabScreen, inherit_bindings=False):
     CombineForm #combine-settings { height: auto; max-height: 50%; }
     CombineForm #combine-how { padding: 0 1; color: $foreground 80%; height: auto; }
     CombineForm #combine-result { height: auto; max-height: 60%; }
-    CombineForm #combine-result VerticalScroll { height: auto; max-height: 100%; }
+    CombineForm #combine-result Overflow, CombineForm #combine-inputs Overflow { height: auto; max-height: 100%; }
     CombineForm #combine-preview { height: 1fr; min-height: 5; }
     CombineForm #combine-words { height: 1fr; padding: 0 1; }
     CombineForm #combine-said { height: auto; }
@@ -136,7 +136,7 @@ class CombineForm(LabScreen, inherit_bindings=False):
             yield Static("", id="combine-about-operation")
         with Horizontal():
             with Vertical(id="combine-left"):
-                with Pane(title="1 Inputs", id="combine-inputs"):
+                with Pane(title="1 Inputs", id="combine-inputs"), Overflow():
                     yield SourceList(self._sources, id="combine-sources")
                     yield from (line for line in self.lines if line.id in PLACES)
                 with Pane(title="2 Method", id="combine-method"):

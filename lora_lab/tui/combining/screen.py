@@ -18,7 +18,7 @@ from lora_lab.tui.combining.asking import Asker, Question
 from lora_lab.tui.combining.form import CombineForm
 from lora_lab.tui.combining.pick import Pick, adapters_of
 from lora_lab.tui.combining.recipe import Source
-from lora_lab.tui.combining.words import foretold
+from lora_lab.tui.combining.words import SIGN_ROWS, foretold
 from lora_lab.tui.compare.words import refusal
 from lora_lab.tui.confirm import Confirm
 from lora_lab.tui.detail.feed import JobDesk
@@ -45,7 +45,6 @@ _PLAN_PRIORITY: Final = 900
 _MEETING_PRIORITY: Final = 890
 _COMPARISON_PRIORITY: Final = 880
 _RUN_PRIORITY: Final = 1000
-_SIGN_ROWS: Final = 64  # of each module: enough for two digits of a share
 _TALL: Final = 32
 _SCROLLBAR: Final = 1  # it may come with what is written
 _FIRST: Final = ("rank", "relative_error", "ranks", "norm")
@@ -382,6 +381,6 @@ def _meeting_of(recipe: Recipe) -> Question | None:
     arguments = recipe.arguments()
     if recipe.operation != "combine" or len(recipe.sources) < 2:
         return None
-    parameters = {"strength": arguments["strengths"], "sign_rows": _SIGN_ROWS}
+    parameters = {"strength": arguments["strengths"], "sign_rows": SIGN_ROWS}
     asked = {"id": "interference", "locators": arguments["adapters"], "parameters": parameters}
     return Question("analyze", {**asked, "modules": arguments.get("modules", [])})

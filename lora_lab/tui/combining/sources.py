@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from textual import on
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.message import Message
 from textual.widgets import Input, Label, Static
@@ -167,7 +167,7 @@ class SourceRow(Vertical):
         self.query_one(".source--reason", Static).update(Content(f"✗ {safe_text(reason)}"))
 
 
-class SourceList(VerticalScroll, can_focus=False, inherit_bindings=False):
+class SourceList(Vertical, inherit_bindings=False):
     """All of them, in order."""
 
     HELP_TITLE = "Inputs"
@@ -177,7 +177,7 @@ class SourceList(VerticalScroll, can_focus=False, inherit_bindings=False):
         bindings.key("J,shift+down", "move(1)", "Down", "Move this input behind the one below", id="sources.down"),
     ]
     DEFAULT_CSS = """
-    SourceList { height: auto; max-height: 100%; }
+    SourceList { height: auto; }
     SourceList #source-none { color: $foreground 70%; padding: 0 1; display: none; height: auto; }
     SourceList.-empty #source-none { display: block; }
     """

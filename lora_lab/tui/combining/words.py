@@ -22,6 +22,8 @@ _DIM: Final = "$foreground 65%"
 _LABEL: Final = 11
 _ROOMY: Final = 46  # cells from which on a line has room for a bar
 _BAR: Final = 10
+#: Rows of each module whose signs are compared: enough for two digits of a share.
+SIGN_ROWS: Final = 64
 _OTHER_BASE: Final = "other_base"
 
 
@@ -63,7 +65,8 @@ def foretold(operation: str, report: Report, meeting: Asker | None, width: int) 
         Content.assemble(Content.styled("⚠ ", "$text-warning"), safe_text(finding.message))
         for finding in report.findings
     ]
-    return [*lines, *(_meeting(meeting) if meeting is not None else []), *warnings]
+    is_sampled = any(row["shape"][0] > SIGN_ROWS for row in rows)
+    return [*lines, *(_meeting(meeting, is_sampled=is_sampled) if meeting is not None else []), *warnings]
 
 
 def _group(report: Report, name: str) -> Mapping[str, Any]:
@@ -148,13 +151,13 @@ def _met(report: Report) -> _Met:
     )
 
 
-def _meeting(meeting: Asker) -> list[Content]:
+def _meeting(meeting: Asker, *, is_sampled: bool) -> list[Content]:
     if meeting.reason:
         return [_line("in common", text.NOT_THERE, safe_text(meeting.reason))]
     if meeting.report is None:
         return [_line("cos", text.PENDING), _line("conflict", text.PENDING)]
     met = _met(meeting.report)
-    conflict = text.NOT_THERE if met.conflict is None else f"{100 * met.conflict:.1f} %"
+    conflict = text.NOT_THERE if met.conflict is None else f"{'≈ ' if is_sampled else ''}{100 * met.conflict:.1f} %"
     chance = "" if met.chance is None else f"chance {100 * met.chance:.0f} %"
     several = len(meeting.report.table("pairs").rows) > 1
     return [

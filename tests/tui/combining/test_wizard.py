@@ -17,12 +17,14 @@ from lora_lab.domain.parameters import Parameter, ParameterKind
 from lora_lab.tui.app import LoraLabApp
 from lora_lab.tui.combining.fields import ChoiceField
 from lora_lab.tui.combining.pick import Pick
+from lora_lab.tui.combining.recipe import Source
 from lora_lab.tui.combining.screen import CombineScreen
 from lora_lab.tui.compare.screen import CompareScreen
 from lora_lab.tui.confirm import Confirm
 from lora_lab.tui.detail.screen import DetailScreen
 from lora_lab.tui.jobs_screen import JobsScreen
 from lora_lab.tui.palette import actions_of
+from lora_lab.tui.widgets.pane import Pane
 
 
 async def confirm(driven: Driven, key: str) -> None:
@@ -411,6 +413,25 @@ async def test_what_is_copied(here: Path, monkeypatch: pytest.MonkeyPatch) -> No
         document = driven.wizard.export_document()
         assert document is not None
         assert len(document.rows) == 3
+
+
+@pytest.mark.parametrize("room", [(60, 16), (80, 24), (200, 60)])
+async def test_every_pane_has_room(here: Path, room: tuple[int, int]) -> None:
+    """At the least size too; with many inputs the last field can still be reached."""
+    for number in range(9):
+        write_adapter(here / f"more-{number}", factors(seed=number))
+    async with opened("one", "two", size=room) as driven:
+        for number in range(9):
+            await driven.wizard.sources.add(Source(f"more-{number}"))
+        await driven.answer()
+        for pane in driven.wizard.query(Pane):
+            assert pane.content_size.width > 0, pane.id
+            assert pane.content_size.height > 0, pane.id
+        field = driven.wizard.query_one("#combine-base Entry")
+        field.focus()
+        await driven.pilot.pause(0.3)
+        assert field.is_on_screen
+        assert driven.wizard.query_one("#combine-inputs").region.contains_region(field.region)
 
 
 LEAVES = {"ctrl+q", "q", "1", "2", "3", "7", "b", "escape"}
