@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,13 +55,25 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(command: str, place: Path = ROOT) -> str:
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What makes a command ask a hub on loopback, which has a repository of someone's."""
+    from hubserver import HubServer
+
+    with HubServer(tmp_path_factory.mktemp("hub")) as hub:
+        hub.add("someone/banking77", ROOT / "sample_adapters" / "banking77-r8-seed0")
+        home = tmp_path_factory.mktemp("home") / "huggingface"
+        yield {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home)}
+
+
+def run(command: str, place: Path = ROOT, **more: str) -> str:
     """What a command prints, run in `place` at 100 columns."""
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "COLUMNS": "100",
         "LORA_LAB_PLUGINS": "",
+        **more,
     }
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
@@ -77,11 +90,12 @@ def run(command: str, place: Path = ROOT) -> str:
 @pytest.mark.parametrize(
     "block", [b for b in blocks() if b.language == "console"], ids=lambda block: f"line {block.line}"
 )
-def test_console_block(block: Block, place: Path) -> None:
+def test_console_block(block: Block, place: Path, request: pytest.FixtureRequest) -> None:
     """Each command of the block prints what stands under it; lines of only … stand for any lines."""
+    more = request.getfixturevalue("shelf") if " someone/" in block.text else {}
     for command, shown in transcript(block):
         pattern = ".*".join(re.escape(part) for part in re.split(r"(?m)^ *…$", shown))
-        printed = run(command, place)
+        printed = run(command, place, **more)
         assert re.fullmatch(pattern, printed, flags=re.DOTALL), f"{shlex.quote(command)} printed:\n{printed}"
 
 
