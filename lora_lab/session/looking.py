@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lora_lab.domain.tensors import TensorRef
     from lora_lab.extension.contracts import Analysis, ArrayStore
     from lora_lab.extension.registry import Registry
+    from lora_lab.sources.kept import Kept
     from lora_lab.sources.remote import RemoteModel
 
 # Every left-singular vector of a base of a billion parameters, in float32, and as much again.
@@ -44,6 +45,7 @@ class Looking(ABC):
     seed: int
     _cache_folder: Path | None
     _remote_models: dict[str, RemoteModel]  # those that were opened, by place
+    _kept_ranges: Kept | None  # what the last analysis fetched of them
 
     @property
     @abstractmethod
@@ -153,7 +155,7 @@ class Looking(ABC):
         everything = (*context.subjects, *([context.base] if context.base else []))
         with Hashing(everything, remote=parts) as hashing:
             with (
-                reading(parts, ahead or (), context.observer, folder) as (files, telling),
+                reading(parts, ahead or (), context.observer, folder, self._kept_ranges) as (files, telling),
                 attributed("analysis", analysis.id, owner),
             ):
                 report = analysis.run(replace(_own(context), reader=FactorReader(files), observer=telling))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lora_lab.domain.progress import Observer
     from lora_lab.domain.report import InputRecord
     from lora_lab.domain.tensors import TensorRef
+    from lora_lab.sources.kept import Kept
     from lora_lab.sources.remote import RemoteModel
     from lora_lab.sources.runs import Run
     from lora_lab.sources.spool import Spool
@@ -74,7 +75,11 @@ def parts_of(subjects: Sequence[Adapter | Base], models: Mapping[str, RemoteMode
 
 @contextmanager
 def reading(
-    models: Sequence[RemoteModel], ahead: Sequence[TensorRef], observer: Observer, folder: Path | None
+    models: Sequence[RemoteModel],
+    ahead: Sequence[TensorRef],
+    observer: Observer,
+    folder: Path | None,
+    kept: Kept | None = None,
 ) -> Iterator[tuple[Files, Observer]]:
     """Fetch tensors of `models` for the length of a ``with`` block.
 
@@ -82,6 +87,7 @@ def reading(
     ----------
     ahead : tensors that will be read, in order, once for each time
     folder : where what is fetched lies until it is read; None is the system's place for temporary files
+    kept : what the analysis before fetched, and will be kept for the next
 
     Yields
     ------
@@ -94,7 +100,7 @@ def reading(
 
     _require_online(models, ahead)
     files = {path: (file, model.reader) for model in models for path, file in model.files.items()}
-    with Spool(files, ahead, observer, folder=folder) as spool, _Telling(observer, spool) as telling:
+    with Spool(files, ahead, observer, folder=folder, kept=kept) as spool, _Telling(observer, spool) as telling:
         yield spool, telling
 
 

@@ -23,6 +23,7 @@ from lora_lab.session.placing import InMebibytes, existing
 from lora_lab.session.pulling import Pulling
 from lora_lab.session.pushing import Pushing
 from lora_lab.session.shelving import Shelving
+from lora_lab.sources.kept import Kept
 from lora_lab.sources.locators import parse
 from lora_lab.storage.folders import cache_folder
 
@@ -82,6 +83,7 @@ class Session(Opening, Looking, Arranging, Extracting, Measuring, Pulling, Pushi
         self.send_token_to = tuple(send_token_to)
         self._cache_folder = cache_folder() if cache else None
         self._remote_models = {}
+        self._kept_ranges = Kept() if cache else None
 
     @cached_property
     def registry(self) -> Registry:

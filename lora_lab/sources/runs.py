@@ -17,6 +17,9 @@ _BATCH_BYTES: Final = 256 << 20
 _GAP_SHARE: Final = 32  # bytes between tensors are at most a 32nd of the tensors': 3.1 % more is moved, at the worst
 
 
+RangeKey = tuple[str, int, int]  # path of the file, first byte, byte after the last
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One range of one file, and the tensors in it, in the order of their bytes."""
@@ -25,6 +28,11 @@ class Run:
     begin_bytes: int
     end_bytes: int
     refs: tuple[TensorRef, ...]
+
+    @property
+    def key(self) -> RangeKey:
+        """What tells it from other ranges."""
+        return self.file.path, self.begin_bytes, self.end_bytes
 
     @property
     def size_bytes(self) -> int:

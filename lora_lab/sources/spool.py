@@ -7,6 +7,7 @@ what waits to be read fills the limit. So memory is that of a few pieces on thei
 what is held at the moment.
 
 A tensor that nobody told of is fetched when it is held, and one that was let go and is held again is fetched again.
+What is there at the end may be kept for the next spool (:mod:`lora_lab.sources.kept`), which begins with what it reads.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from itertools import count
 from typing import IO, TYPE_CHECKING, Final, Self
 
 from lora_lab.errors import CancelledError, HubError, LoraLabError, OperationError, quoted
-from lora_lab.sources.runs import Run, coalesced
+from lora_lab.sources.runs import RangeKey, Run, coalesced
 from lora_lab.storage.holding import Held, LocalFiles
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from lora_lab.domain.progress import Observer
     from lora_lab.domain.tensors import TensorRef
+    from lora_lab.sources.kept import Kept
     from lora_lab.sources.ranges import RangeReader, RemoteFile
 
 _CONNECTIONS: Final = 6
@@ -40,8 +42,6 @@ _LIMIT_BYTES: Final = 2 << 30
 _MOST_RUNS: Final = 96  # open files
 _LOOK_SECONDS: Final = 0.1
 _LEAVE_SECONDS: Final = 0.3
-
-_Key = tuple[str, int, int]  # path of the file, first byte, byte after the last
 
 
 class _State(Enum):
@@ -57,7 +57,7 @@ class _Entry:
 
     run: Run
     place: int  # in the order of need
-    left: Counter[_Key]  # how often its tensors are still to be read, as far as was told
+    left: Counter[RangeKey]  # how often its tensors are still to be read, as far as was told
     state: _State = _State.WAITING
     file: IO[bytes] | None = None
     is_counted: bool = False  # among what is on the disk
@@ -96,6 +96,7 @@ class Spool:
     observer : asked whether to go on, while somebody waits
     folder : where the temporary files are made; None is the system's own place
     limit_bytes : of all temporary files, beyond what is held at one moment
+    kept : what the spool before left, and where this one leaves what is there at its end; None keeps nothing
     """
 
     def __init__(
@@ -107,17 +108,19 @@ class Spool:
         folder: Path | None = None,
         limit_bytes: int = _LIMIT_BYTES,
         connections: int = _CONNECTIONS,
+        kept: Kept | None = None,
     ) -> None:
         self._files = files
         self._observer = observer
         self._folder = folder
         self._limit_bytes = limit_bytes
         self._connections = connections
+        self._kept = kept
         self._local = LocalFiles()
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._entries: dict[_Key, _Entry] = {}
+        self._entries: dict[RangeKey, _Entry] = {}
         self._there: set[_Entry] = set()
         self._demanded: deque[_Entry] = deque()
         self._ahead: deque[_Entry] = deque()
@@ -129,7 +132,8 @@ class Spool:
         for run in coalesced(wanted):
             told = Counter({_key(ref): counts[_key(ref)] for ref in run.refs})
             self._ahead.append(self._entered(run, told))
-        self.expected_bytes = sum(entry.run.size_bytes for entry in self._ahead)
+        self._begin_with_kept()
+        self.expected_bytes = sum(entry.run.size_bytes for entry in self._ahead if entry.state is _State.WAITING)
 
     @property
     def peak_bytes(self) -> int:
@@ -153,6 +157,9 @@ class Spool:
             thread.join(max(end - time.monotonic(), 0.0))
         with self._changed:
             for entry in set(self._entries.values()):
+                if entry.state is _State.THERE and entry.file is not None and self._kept is not None:
+                    self._kept.keep(entry.run, entry.file)
+                    entry.file = None
                 if entry.state is not _State.COMING:  # its thread lets it go
                     self._drop(entry)
 
@@ -184,6 +191,18 @@ class Spool:
         finally:
             self._let_go(entry, _key(ref))
 
+    def _begin_with_kept(self) -> None:
+        """Have what is kept of what will be read; half of the room stays free, so that fetching goes on beside it."""
+        if self._kept is None:
+            return
+        taken = self._kept.take([entry.run for entry in self._ahead], self._limit_bytes // 2)
+        for entry in self._ahead:
+            entry.file = taken.get(entry.run.key)
+            if entry.file is not None:
+                self._begun(entry)
+                entry.state = _State.THERE
+                self._there.add(entry)
+
     # Whoever reads
 
     def _wait_for(self, ref: TensorRef) -> _Entry:
@@ -210,7 +229,7 @@ class Spool:
                 raise
             return entry
 
-    def _let_go(self, entry: _Entry, key: _Key) -> None:
+    def _let_go(self, entry: _Entry, key: RangeKey) -> None:
         with self._changed:
             entry.users -= 1
             entry.left[key] -= 1
@@ -319,7 +338,7 @@ class Spool:
 
     # What is there
 
-    def _entered(self, run: Run, left: Counter[_Key]) -> _Entry:
+    def _entered(self, run: Run, left: Counter[RangeKey]) -> _Entry:
         entry = _Entry(run, next(self._places), left)
         for ref in run.refs:
             self._entries[_key(ref)] = entry
@@ -344,5 +363,5 @@ class Spool:
             self._disk.bytes -= entry.run.size_bytes
 
 
-def _key(ref: TensorRef) -> _Key:
+def _key(ref: TensorRef) -> RangeKey:
     return ref.file.path, ref.begin_bytes, ref.end_bytes

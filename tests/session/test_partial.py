@@ -176,6 +176,16 @@ def test_a_dry_run_tells_what_will_be_moved_and_that_is_moved(place: Place, work
     assert (again["fetch_bytes"], again["requests"]) == (0, 0)
 
 
+def test_the_next_analysis_of_the_same_weights_moves_nothing(place: Place, worker: Worker) -> None:
+    """In one session: other settings, or another question about the same modules."""
+    one = worker.analyze("amplify", "anna/base", place.adapter, rank=2)
+    other = worker.analyze("intruders", "anna/base", place.adapter, top=2)
+    assert place.ranges() == []
+    assert one["inputs"][1]["partial"]["fetched_bytes"] == other["inputs"][1]["partial"]["fetched_bytes"] == 0
+    local = worker.analyze("intruders", str(place.base), place.adapter, top=2)
+    assert other["modules"] == local["modules"]
+
+
 def test_what_needs_no_weights_moves_none(place: Place, worker: Worker) -> None:
     """A check by headers, of which every byte is checked as of a local file; and anything about a base that is here."""
     checked = worker.analyze("check", "anna/base", place.adapter)
@@ -187,30 +197,14 @@ def test_what_needs_no_weights_moves_none(place: Place, worker: Worker) -> None:
     assert (local["fetch_bytes"], local["size_bytes"]) == (0, 0)
 
 
-def test_faults_in_the_middle_change_no_digit(place: Place, worker: Worker) -> None:
-    """Cuts, a busy storage, links that expire: the result is that of the files here."""
-    local = worker.analyze("amplify", str(place.base), place.adapter, rank=3)
-    add = place.hub.faults.add
-    add("HEAD /anna/base/resolve/.*00002", status=503)
-    add("HEAD /anna/base/resolve/.*00003", expire=True)
-    for skip, cut in ((0, 5), (3, 0), (5, 10_000), (11, 32_767)):
-        add("GET /object/", origin="storage", skip=skip, cut_after=cut)
-    add("GET /object/", origin="storage", skip=8, status=429)
-    add("GET /object/", origin="storage", skip=14, status=403)
-    remote = worker.analyze("amplify", "anna/base", place.adapter, rank=3)
-    assert remote["modules"] == local["modules"]
-    assert remote["totals"] == local["totals"]
-    assert len(place.ranges()) > PAIRS
-
-
 def test_offline_says_what_is_missing(place: Place, worker: Worker) -> None:
     """A result that is remembered is given; one that is not names what would have to be fetched, and what to do."""
     known = worker.analyze("amplify", "anna/base", place.adapter)
     with Worker(place, "home", offline=True) as alone:
         assert alone.analyze("amplify", "anna/base", place.adapter) == known
-        told = alone.analyze("amplify", "anna/base", place.adapter, dry_run=True, rank=2)
+        told = alone.analyze("amplify", "anna/base", place.adapter, dry_run=True, rank=1)
         assert told["fetch_bytes"] == TENSORS
-        alone.ask("analyze", id="amplify", locators=[place.adapter], base="anna/base", parameters={"rank": 2})
+        alone.ask("analyze", id="amplify", locators=[place.adapter], base="anna/base", parameters={"rank": 1})
         said = alone.answer()
         assert len(place.hub.requests) == 0
     assert said["kind"] == "failed"
@@ -218,16 +212,39 @@ def test_offline_says_what_is_missing(place: Place, worker: Worker) -> None:
     assert "drop --offline" in said["hint"]
 
 
-def test_a_job_that_waits_for_the_storage_is_cancelled_at_once(place: Place, worker: Worker) -> None:
+@pytest.fixture(scope="module")
+def forgetful(place: Place) -> Iterator[Worker]:
+    """One that remembers nothing, so that everything is fetched each time."""
+    with Worker(place, "forgetful", cache=False) as made:
+        yield made
+
+
+def test_faults_in_the_middle_change_no_digit(place: Place, forgetful: Worker) -> None:
+    """Cuts, a busy storage, links that expire: the result is that of the files here."""
+    local = forgetful.analyze("amplify", str(place.base), place.adapter, rank=3)
+    add = place.hub.faults.add
+    add("HEAD /anna/base/resolve/.*00002", status=503)
+    add("HEAD /anna/base/resolve/.*00003", expire=True)
+    for skip, cut in ((0, 5), (3, 0), (5, 10_000), (11, 32_767)):
+        add("GET /object/", origin="storage", skip=skip, cut_after=cut)
+    add("GET /object/", origin="storage", skip=8, status=429)
+    add("GET /object/", origin="storage", skip=14, status=403)
+    remote = forgetful.analyze("amplify", "anna/base", place.adapter, rank=3)
+    assert remote["modules"] == local["modules"]
+    assert remote["totals"] == local["totals"]
+    assert len(place.ranges()) > PAIRS
+
+
+def test_a_job_that_waits_for_the_storage_is_cancelled_at_once(place: Place, forgetful: Worker) -> None:
     """It would answer after a minute; what it was asked for lies nowhere."""
-    place.hub.faults.add("GET /object/", origin="storage", delay_seconds=60.0, times=99)
-    worker.ask("analyze", id="amplify", locators=[place.adapter], base="anna/base", parameters={"rank": 1})
-    assert wait_until(place.ranges, 60)
+    place.hub.faults.add("GET /object/", origin="storage", skip=SHARDS, delay_seconds=60.0, times=99)
+    forgetful.ask("analyze", id="amplify", locators=[place.adapter], base="anna/base", parameters={"rank": 1})
+    assert wait_until(lambda: len(place.ranges()) > SHARDS, 60)
     start = time.monotonic()
-    worker.process.send_signal(signal.SIGTERM)
-    assert worker.answer()["kind"] == "cancelled"
+    forgetful.process.send_signal(signal.SIGTERM)
+    assert forgetful.answer()["kind"] == "cancelled"
     assert time.monotonic() - start < 10  # of sixty seconds; the machine may be busy
-    assert list((place.folder / "home" / "cache" / "spool").iterdir()) == []
+    assert not (place.folder / "forgetful" / "cache").exists()
 
 
 SAME = """

@@ -16,6 +16,7 @@ from lora_lab.domain.dtypes import DType
 from lora_lab.domain.progress import Unwatched
 from lora_lab.domain.tensors import FileStamp, TensorRef
 from lora_lab.errors import CancelledError, HubError, OperationError
+from lora_lab.sources.kept import Kept
 from lora_lab.sources.ranges import RemoteFile
 from lora_lab.sources.spool import Spool
 from lora_lab.storage.holding import Held
@@ -238,3 +239,28 @@ def test_a_remote_tensor_is_not_read_as_if_it_were_here() -> None:
     stamp = FileStamp(FILE.place, len(DATA), etag="e")
     with pytest.raises(MissingFileError, match="is on the Hub"):
         read_tensor(TensorRef(stamp, "a", DType.U8, (10,), 0, 10))
+
+
+def test_what_one_analysis_fetched_the_next_one_reads() -> None:
+    """The same ranges are not asked for again; others are, and what nobody reads then is let go."""
+    refs, kept, store = [ref_at(place) for place in range(10)], Kept(), Store()
+    for wanted in (refs, refs[:6], refs):
+        with spool_of(store, wanted, kept=kept) as spool:
+            for ref in wanted:
+                with spool.hold(ref) as held:
+                    assert content(held) == truth(ref)
+    asked = [begin for begin, _ in store.asked]
+    assert sorted(asked[:10]) == [ref.begin_bytes for ref in refs]
+    assert sorted(asked[10:]) == [ref.begin_bytes for ref in refs[6:]]
+
+
+def test_what_is_kept_leaves_room_to_fetch_ahead() -> None:
+    """The last ranges of an analysis fill the limit; the next one begins with half of them at most."""
+    refs, kept, store = [ref_at(place) for place in range(30)], Kept(), Store()
+    for _ in range(2):
+        with spool_of(store, refs, kept=kept, limit_bytes=8 * SIZE) as spool:
+            for ref in refs:
+                with spool.hold(ref) as held:
+                    assert content(held) == truth(ref)
+            assert spool.peak_bytes <= 8 * SIZE
+    assert 56 <= len(store.asked) <= 59
