@@ -133,7 +133,7 @@ class _Work:
         for delta, row in zip(deltas, side_by_side(self._tasks()), strict=True):
             if isinstance(row, NumericalError):
                 self._notes.append(fault_finding(delta.module, row))
-                row = self._empty(delta)
+                row = self._empty(delta) | {"rank": None}
             yield row
 
     def _tasks(self) -> Iterator[tuple[int, Callable[[], dict[str, Any] | NumericalError]]]:

@@ -34,12 +34,12 @@ def require_finite(
     if not torch.isfinite(before).all():
         raise NumericalError(
             f"The base's {quoted(name)} holds NaN or infinity, expected finite weights.",
-            hint="The base is damaged: fetch it again, or merge into a sound one; --allow-nonfinite lets it through.",
+            hint="The base is damaged: fetch it again or take a sound one; merge --allow-nonfinite lets it through.",
         )
     if sums is not None and not torch.isfinite(sums()).all():
         raise NumericalError(
             f"What is added to {quoted(name)} holds NaN or infinity, expected finite numbers.",
-            hint="A saved tensor or a magnitude of the adapter is not finite; --allow-nonfinite lets it through.",
+            hint="A saved tensor or a magnitude of the adapter is not finite; merge --allow-nonfinite lets it through.",
         )
     raise _too_large(values, int((~torch.isfinite(values)).sum()), name)
 

@@ -218,7 +218,7 @@ class Execution:
                     f"The tensor {quoted(saved.tensor.name)} that {quoted(self._adapters[step.parts[0].adapter].name)} "
                     f"adds holds {int((~torch.isfinite(tensor)).sum())} values that are NaN or infinite, expected "
                     "finite numbers.",
-                    hint="The training diverged, or the file is damaged; --allow-nonfinite lets it through.",
+                    hint="The training diverged, or the file is damaged; merge --allow-nonfinite lets it through.",
                 )
             yield tensor.to(torch_type(step.dtype))
             return
@@ -247,7 +247,7 @@ class Execution:
         try:
             at = 0
             with one_thread():
-                bands = bands_of(step, self._adapters, self._reader)
+                bands = self._bands(step)
             for band in bands:
                 yield from self._untouched(step, source, at, band.first, columns, hasher)
                 yield from self._band(step, source, columns, band, pool, hasher, fidelity)
@@ -258,6 +258,13 @@ class Execution:
                 self._witness.end(step, self.base_sha256[step.name])
         finally:
             hasher.close()
+
+    def _bands(self, step: Step) -> list[Band]:
+        try:
+            return bands_of(step, self._adapters, self._reader)
+        except NumericalError as error:
+            hint = f"{error.hint.rstrip('.')}; merge --allow-nonfinite lets it through."
+            raise NumericalError(error.message, hint=hint) from None
 
     def _band(
         self,

@@ -170,8 +170,9 @@ def test_without_the_word_it_is_refused_by_name(tmp_path: Path) -> None:
     }
     for name, (tensors, config, words) in cases.items():
         adapter = str(write_adapter(tmp_path / name, tensors, **config))
-        with pytest.raises(NumericalError, match=words):
+        with pytest.raises(NumericalError, match=words) as error:
             merged((adapter, base), tmp_path / "out", allow_nonfinite=False)
+        assert "merge --allow-nonfinite lets it through" in error.value.hint
         assert not (tmp_path / "out").exists()
         merged((adapter, base), tmp_path / f"out-{name}")
         assert Session(cache=False).verify(str(tmp_path / f"out-{name}"), base=base, adapters=[adapter]).verdict is True
@@ -179,7 +180,7 @@ def test_without_the_word_it_is_refused_by_name(tmp_path: Path) -> None:
     adapter = str(write_adapter(tmp_path / "sound", sound))
     with pytest.raises(NumericalError, match=f"The base's '{FIRST}.weight' holds NaN") as refused:
         merged((adapter, broken), tmp_path / "out", allow_nonfinite=False)
-    assert "--allow-nonfinite" in refused.value.hint
+    assert "merge --allow-nonfinite" in refused.value.hint
 
 
 def test_what_is_too_large_is_refused_even_so(tmp_path: Path) -> None:
