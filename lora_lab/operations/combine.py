@@ -113,6 +113,7 @@ class Recipe:
             "dtype": options.dtype.value if options.dtype else None,
             "seed": options.seed,
             "modules": list(options.modules),
+            **options.words,
             **({} if self.base is None else {"base": self.base.locator}),
         }
         if self.operation == "resize":

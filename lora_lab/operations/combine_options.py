@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,7 +10,7 @@ from lora_lab.errors import LoraLabError
 from lora_lab.operations.options import one_for_each
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lora_lab.domain.adapter import Adapter
     from lora_lab.domain.dtypes import DType
@@ -43,6 +43,7 @@ class CombineOptions:
     modules : globs; none means all
     whole : what becomes of whole modules that several adapters bring
     saved_modules_from : name or locator of the adapter whose whole modules win
+    words : of the session by which the inputs were opened, such as ``alpha``; they stand in the receipt
     """
 
     strengths: tuple[float, ...] = ()
@@ -55,6 +56,7 @@ class CombineOptions:
     modules: tuple[str, ...] = ()
     whole: Whole = Whole.REFUSE
     saved_modules_from: str | None = None
+    words: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.rank is not None and self.rank < 1:
@@ -79,4 +81,5 @@ class CombineOptions:
     def to_json(self) -> dict[str, Any]:
         """What was asked for, without what was not."""
         said = {**asdict(self), "whole": self.whole.value, "dtype": self.dtype.value if self.dtype else None}
+        said |= said.pop("words")
         return {name: list(value) if isinstance(value, tuple) else value for name, value in said.items() if value}

@@ -50,6 +50,7 @@ def plan_merge(adapters: Sequence[Adapter], base: Base, options: MergeOptions) -
         "saved_modules_from": options.saved_modules_from,
         "allow_nonfinite": options.allow_nonfinite,
         "device": options.device.partition(":")[0],
+        **options.words,
     }
     return plan_of("merge", base, changes, dtype=options.dtype, arguments=arguments, inputs=inputs)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,7 +11,7 @@ from lora_lab.domain.dtypes import DType
 from lora_lab.errors import LoraLabError, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lora_lab.domain.adapter import Adapter
 
@@ -46,6 +46,7 @@ class MergeOptions:
     saved_modules_from : name of the adapter whose whole modules win where several bring the same
     allow_nonfinite : let NaN and infinity through, in weights and in what is added to them
     device : where sums are computed, ``cpu``, ``cuda`` or ``cuda:N``
+    words : of the session by which the inputs were opened, such as ``alpha``; they stand in the receipt
     """
 
     strengths: tuple[float, ...] = ()
@@ -58,6 +59,7 @@ class MergeOptions:
     saved_modules_from: str | None = None
     allow_nonfinite: bool = False
     device: str = "cpu"
+    words: Mapping[str, Any] = field(default_factory=dict)
 
     def strengths_for(self, adapters: Sequence[Adapter]) -> tuple[float, ...]:
         """One strength for each adapter; raises as :func:`one_for_each`."""

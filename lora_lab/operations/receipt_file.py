@@ -203,14 +203,17 @@ _KINDS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "partial": _TRUTH,
     "skip_saved_modules": _TRUTH,
     "allow_nonfinite": _TRUTH,
+    "allow_pickle": _TRUTH,
+    "alpha": ("a number", _is_number),
     "device": ("cpu, cuda or mps", lambda value: value in ("cpu", "cuda", "mps")),
     "saved_modules_from": ("a text or null", lambda value: value is None or isinstance(value, str)),
 }
 _REQUIRED: Final = frozenset({"merged", "base", "finetuned", "adapter", "adapters", "method", "from", "to"})
-_HOW: Final = frozenset(
+_WORDS: Final = frozenset({"alpha", "allow_pickle"})  # by which the inputs were opened
+_HOW: Final = _WORDS | frozenset(
     {"dtype", "rounding", "seed", "device", "modules", "partial", "skip_saved_modules", "saved_modules_from"}
 )
-_CUT: Final = frozenset({"rank", "energy", "error", "parameters", "dtype", "seed", "modules", "base"})
+_CUT: Final = _WORDS | frozenset({"rank", "energy", "error", "parameters", "dtype", "seed", "modules", "base"})
 _WHOLE: Final = frozenset({"average_saved_modules", "skip_saved_modules", "saved_modules_from"})
 _ARGUMENTS: Final[Mapping[str, frozenset[str]]] = {
     "merge": _HOW | {"adapters", "base", "strengths", "allow_nonfinite"},

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 REPLAYED: Final = ("merge", "unmerge", "swap", "extract", "combine", "resize")
 _LOCATORS: Final = ("merged", "base", "finetuned", "adapter", "adapters", "from", "to")
 _DTYPES: Final = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_OF_SESSION: Final = ("seed", "device", "alpha", "allow_pickle")
 _SHOWN: Final = 3
 # What pip takes for a name; anything else from a receipt is not put into a command.
 _DISTRIBUTION: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
@@ -65,14 +66,14 @@ class Recipe:
 
     @property
     def keywords(self) -> dict[str, Any]:
-        """Arguments by which a session merges, whose seed and device are its own.
+        """Arguments by which a session merges, whose seed, device and ways of opening inputs are its own.
 
         Examples
         --------
         >>> Recipe("merge", {"adapters": ["a"], "base": "b", "dtype": "F32", "seed": 0}).keywords
         {'adapters': ['a'], 'base': 'b', 'dtype': 'float32'}
         """
-        given = {name: value for name, value in self.arguments.items() if name not in ("seed", "device")}
+        given = {name: value for name, value in self.arguments.items() if name not in _OF_SESSION}
         if given.get("dtype") in _DTYPES:
             given["dtype"] = _DTYPES[given["dtype"]]
         return given

@@ -62,6 +62,7 @@ class _Swap:
             "skip_saved_modules": self.options.saved_modules is SavedModules.SKIP,
             "saved_modules_from": self.options.saved_modules_from,
             "device": self.options.device.partition(":")[0],
+            **self.options.words,
             **more,
         }
 

@@ -96,7 +96,7 @@ def unmerge(
     if base is not None:
         return _from_base(merged, base, adapters, reader, options or MergeOptions(), target, observer)
     if undo is not None:
-        return _from_undo(merged, undo, adapters, reader, target, observer)
+        return _from_undo(merged, undo, adapters, reader, options or MergeOptions(), target, observer)
     if not adapters:
         raise LoraLabError(
             f"Nothing says what {quoted(merged.name)} was merged from, expected a base, an undo file or adapters.",
@@ -117,7 +117,7 @@ def _from_base(
     told = told_by(merged)
     touched = list(changes_of(adapters, base, options).parts) if adapters and told is None else []
     findings = require_behind(base, merged, told, touched, observer)
-    arguments = {**_said(merged, adapters), "base": base.locator}
+    arguments = {**_said(merged, adapters, options), "base": base.locator}
     plan = plan_of("unmerge", base, Changes(), dtype=None, arguments=arguments, inputs=[*merged.shards, *base.shards])
 
     def work(staged: StagedFolder) -> Outcome:
@@ -131,12 +131,20 @@ def _from_base(
 
 
 def _from_undo(
-    merged: Base, undo: Undo, adapters: Sequence[Adapter], reader: Reader, target: Target, observer: Observer
+    merged: Base,
+    undo: Undo,
+    adapters: Sequence[Adapter],
+    reader: Reader,
+    options: MergeOptions,
+    target: Target,
+    observer: Observer,
 ) -> Report:
     undo.require_adapters(adapters)
     base, headers = undo.base_behind(merged)
     with Restorer(undo, base, merged, adapters, reader) as restorer:
-        plan = restored_plan("unmerge", restorer, merged, base, headers, Changes(), adapters)
+        plan = restored_plan(
+            "unmerge", restorer, merged, base, headers, Changes(), adapters, None, _said(merged, adapters, options)
+        )
 
         def work(staged: StagedFolder) -> Outcome:
             execution = RestoringExecution(restorer, plan, adapters, reader, MergeOptions(), observer)
@@ -156,8 +164,8 @@ def restored_plan(
     headers: dict[str, bytes],
     changes: Changes,
     adapters: Sequence[Adapter],
-    dtype: Any = None,
-    arguments: Mapping[str, Any] | None = None,
+    dtype: Any,
+    arguments: Mapping[str, Any],
 ) -> Plan:
     """A plan over a base that is read through its undo file."""
     undo = restorer.undo
@@ -171,7 +179,7 @@ def restored_plan(
             copies,
             documents,
             (*changes.findings, *findings),
-            {**(arguments or _said(merged, adapters)), "undo": undo.path},
+            {**arguments, "undo": undo.path},
             (*merged.shards, undo.stamp, *(stamp for adapter in adapters for stamp in adapter.files)),
         ),
     )
@@ -233,7 +241,7 @@ def _by_subtraction(
 ) -> Report:
     changes, base = subtracted(merged, adapters, options)
     arguments = {
-        **_said(merged, adapters),
+        **_said(merged, adapters, options),
         "strengths": list(options.strengths_for(adapters)),
         "modules": list(options.modules),
         "partial": options.is_partial,
@@ -341,5 +349,5 @@ def proof_of(method: str, by: str, *, is_exact: bool, doubt: Doubt | None = None
     return Scalars("proof", "Proof", PROOF, values)
 
 
-def _said(merged: Base, adapters: Sequence[Adapter]) -> dict[str, Any]:
-    return {"merged": merged.locator, "adapters": [adapter.locator for adapter in adapters]}
+def _said(merged: Base, adapters: Sequence[Adapter], options: MergeOptions) -> dict[str, Any]:
+    return {"merged": merged.locator, "adapters": [adapter.locator for adapter in adapters], **options.words}

@@ -84,6 +84,10 @@ class Arranging(ABC):
     def base(self, locator: str, *, whole: bool = False, observer: Observer | None = None) -> Base:
         """Open a model."""
 
+    @abstractmethod
+    def words(self) -> dict[str, Any]:
+        """What was said for opening inputs, as receipts keep it."""
+
     def combine(
         self,
         adapters: Sequence[str],
@@ -364,5 +368,6 @@ class Arranging(ABC):
             dtype=dtype_named(dtype) if dtype else None,
             seed=self.seed if seed is None else seed,
             modules=tuple(cut.get("modules", ())),
+            words=self.words(),
             **more,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from lora_lab.errors import LoraLabError, quoted
 from lora_lab.session.records import Fingerprints, Hashing
@@ -285,6 +285,10 @@ class Changing(ABC):
 
         return resolve_device(self.device)
 
+    @abstractmethod
+    def words(self) -> dict[str, Any]:
+        """What was said for opening inputs, as receipts keep it."""
+
     def _options(self, how: How, *, allow_nonfinite: bool = False) -> MergeOptions:
         from lora_lab.linalg.rounding import Rounding
         from lora_lab.operations.options import MergeOptions, SavedModules, dtype_named
@@ -303,6 +307,7 @@ class Changing(ABC):
             saved_modules=SavedModules.SKIP if how.get("skip_saved_modules") else SavedModules.TAKE,
             saved_modules_from=how.get("saved_modules_from"),
             allow_nonfinite=allow_nonfinite,
+            words=self.words(),
         )
 
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_lab.domain import figures
 from lora_lab.domain.progress import Unwatched
@@ -54,6 +54,11 @@ class Opening(ABC):
         from lora_lab.sources.hub_access import HubAccess
 
         return Hub(HubAccess(self.offline, self.send_token_to), self._cache_folder)
+
+    def words(self) -> dict[str, Any]:
+        """What was said for opening inputs that most people do not want, as receipts keep it; empty as a rule."""
+        alpha = {} if self.alpha is None else {"alpha": self.alpha}
+        return alpha | ({"allow_pickle": True} if self.allow_pickle else {})
 
     def adapter(self, locator: str, *, observer: Observer | None = None) -> Adapter:
         """Open an adapter: headers and configuration.

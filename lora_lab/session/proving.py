@@ -29,6 +29,8 @@ _RENAMED: Final = {"from": "from_adapters", "to": "to_adapters"}
 class Proving(Changing):
     """Verifies models and replays receipts."""
 
+    alpha: float | None
+
     @property
     @abstractmethod
     def hub(self) -> Hub:
@@ -111,12 +113,18 @@ class Proving(Changing):
             an input is not what it was, and nothing was written; or the operation fails.
         """
         from lora_lab.operations.receipt import RECEIPT
+        from lora_lab.operations.receipt_file import read_receipt
         from lora_lab.operations.replay import replay
 
         place = Path(receipt)
+        file = place / RECEIPT if place.is_dir() else place
+        opener = copy.copy(self)
+        said = read_receipt(file).arguments.get("alpha")
+        if type(said) in (int, float):  # whatever else it is, replay refuses
+            opener.alpha = said
 
         def run(recipe: Recipe, target: Path) -> Report:
-            session = copy.copy(self)
+            session = copy.copy(opener)
             session.seed = recipe.arguments.get("seed", self.seed)
             session.device = recipe.arguments.get("device", self.device)
             keywords = {_RENAMED.get(name, name): value for name, value in recipe.keywords.items()}
@@ -126,9 +134,9 @@ class Proving(Changing):
             return again(**keywords, output=target, overwrite=overwrite, observer=observer)
 
         return replay(
-            place / RECEIPT if place.is_dir() else place,
+            file,
             Path(output),
-            record=self._record,
+            record=opener._record,
             run=run,
             plugins=self.registry.plugins,
         )

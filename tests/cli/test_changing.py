@@ -151,6 +151,26 @@ def test_what_is_not_finite_needs_a_word(here: Path, capsys: pytest.CaptureFixtu
     assert said(capsys, "verify", "out", "--base", "base", "--adapter", "broken")["ok"] is True
 
 
+@pytest.mark.parametrize("operation", ["merge", "combine", "resize"])
+def test_words_for_opening_stand_in_the_receipt(operation: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An alpha that the file does not say is known to the replay, and to nobody who was not told."""
+    path = here / "one" / "adapter_config.json"
+    config = json.loads(path.read_text())
+    del config["lora_alpha"]
+    path.write_text(json.dumps(config))
+    command = {
+        "merge": ["merge", "one", "--base", "base"],
+        "combine": ["combine", "one", "two", "--method", "linear"],
+        "resize": ["resize", "one", "--rank", "2"],
+    }[operation]
+    assert run([*command, "-o", "out"]) == 2
+    assert "--alpha" in capsys.readouterr().err
+    arguments = said(capsys, *command, "-o", "out", "--alpha", "6")["arguments"]
+    assert (arguments["alpha"], "allow_pickle" in arguments) == (6, False)
+    assert said(capsys, "replay", "out", "-o", "again")["ok"] is True
+    assert said(capsys, *command, "-o", "next", "--alpha", "6", "--allow-pickle")["arguments"]["allow_pickle"] is True
+
+
 def test_replay_of_another_input_writes_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It names the file that changed."""
     said(capsys, "merge", "one", "--base", "base", "-o", "out")

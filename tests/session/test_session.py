@@ -19,7 +19,7 @@ from lora_lab import LoraLabError, Session
 from lora_lab.domain.adapter import Adapter
 from lora_lab.domain.base import Base
 from lora_lab.domain.library import EntryKind
-from lora_lab.errors import FileFormatError, MissingFileError, NumericalError
+from lora_lab.errors import FileFormatError, MissingFileError
 from lora_lab.session import records
 from lora_lab.storage.folders import cache_folder
 
@@ -168,11 +168,16 @@ def test_a_zero_adapter_has_a_zero_spectrum_and_says_so(tmp_path: Path) -> None:
 
 
 def test_nan_names_the_module(tmp_path: Path) -> None:
-    """One NaN is found, named and counted."""
+    """One NaN is found, named and counted, and the other modules have their spectra."""
     tensors = factors()
     tensors["base_model.model.model.layers.10.self_attn.q_proj.lora_B.weight"][3, 1] = torch.nan
-    with pytest.raises(NumericalError, match=r"layers\.10\.self_attn\.q_proj"):
-        Session().spectrum(str(write_adapter(tmp_path / "a", tensors)))
+    report = Session().spectrum(str(write_adapter(tmp_path / "a", tensors)))
+    module = "model.layers.10.self_attn.q_proj"
+    (finding,) = (finding for finding in report.findings if finding.code == "not_finite")
+    assert (finding.module, "lora_B" in finding.message, "holds 1 values" in finding.message) == (module, True, True)
+    rows = report.table("modules").rows
+    assert [row["module"] for row in rows if row["singular_values"] is None] == [module]
+    assert len(rows) == 3
 
 
 def test_open_tells_adapters_from_bases(library: Path) -> None:
