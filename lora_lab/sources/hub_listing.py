@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Final
@@ -64,8 +64,6 @@ class Listing:
     repository: str  # as the Hub calls it now
     commit: str
     files: tuple[ListedFile, ...]
-    is_private: bool = False
-    is_complete: bool = True  # False: from the cache, which may lack files that the repository has
     findings: tuple[Finding, ...] = ()
 
     def below(self, place: str) -> tuple[ListedFile, ...]:
@@ -107,11 +105,6 @@ class Wanted:
 
     files: tuple[ListedFile, ...]
     findings: tuple[Finding, ...]
-
-    @property
-    def size_bytes(self) -> int:
-        """All of it."""
-        return sum(file.size_bytes for file in self.files)
 
 
 def wanted(files: Iterable[ListedFile], *, allow_pickle: bool = False) -> Wanted:
@@ -223,9 +216,7 @@ def ask(
         except HubError:
             raise refusal from None
         said = f"{refusal.message} The copy of {found.commit[:12]} in the cache is used, which may not be the newest."
-        return Listing(
-            found.repository, found.commit, found.files, found.is_private, False, (Finding("hub_unreachable", said),)
-        )
+        return replace(found, findings=(Finding("hub_unreachable", said),))
     _remember(listing, locator, access, cache)
     return listing
 
@@ -249,7 +240,7 @@ def _listing(info: Any, listed: Iterable[Any], locator: Locator, access: HubAcce
     if repository.lower() != locator.repository.lower():
         said = f"{quoted(locator.repository)} is now called {quoted(repository)}; the name it was asked for redirects."
         findings.insert(0, Finding("renamed", said))
-    return Listing(repository, commit, tuple(files), bool(info.private), findings=tuple(findings))
+    return Listing(repository, commit, tuple(files), findings=tuple(findings))
 
 
 def _remember(listing: Listing, locator: Locator, access: HubAccess, cache: JsonCache | None) -> None:
@@ -287,7 +278,6 @@ def from_cache(locator: Locator, access: HubAccess, cache: JsonCache | None, *, 
         )
     if not files:
         files = tuple(ListedFile(name, _size(path), *_hash_names(path)) for name, path in sorted(there.items()))
-        return Listing(repository, commit, files, is_complete=False)
     return Listing(repository, commit, files)
 
 
