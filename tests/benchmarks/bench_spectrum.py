@@ -79,6 +79,8 @@ def in_process(path: Path, repeats: int) -> None:
         "spectra of factors in memory": lambda: list(stream_singular_values(pairs)),
         "  … one after the other": lambda: [factored_singular_values(*pair[1:]) for pair in pairs],
     }
+    if torch.cuda.is_available():  # singular values come back to the processor, so that the work is done by then
+        parts["  … on the first CUDA device"] = lambda: list(stream_singular_values(pairs, device="cuda:0"))
     session = session_or_none()
     if session is not None:
         parts["Session.spectrum, reading included"] = lambda: session.spectrum(str(path))
