@@ -140,6 +140,7 @@ async def pushed() -> dict[str, str]:
     from lora_lab.domain.progress import Unwatched
     from lora_lab.domain.sharing import Account, CardFacts, Target
     from lora_lab.operations.push import PushOptions, plan_push
+    from lora_lab.operations.push_hashing import Hashes
     from lora_lab.operations.push_report import report_of
     from lora_lab.storage.files import sha256_of
     from lora_lab.tui.app import LoraLabApp
@@ -156,7 +157,7 @@ async def pushed() -> dict[str, str]:
             Target("anna/banking-and-snips", "https://huggingface.co", account=Account("anna", "write"), exists=False),
             PushOptions(base_model=base),
             facts=lambda name: CardFacts(name, licence={"license": "apache-2.0"}),
-            sha256_of=sha256_of,
+            hashes=Hashes(sha256_of),
             pictured=lambda: (None, None, ()),
             observer=Unwatched(),
         )

@@ -18,12 +18,13 @@ from lora_lab.operations.push_contents import contents_of, metadata_findings
 from lora_lab.operations.push_files import LeftOut, choose
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from lora_lab.domain.base import Base
     from lora_lab.domain.progress import Observer
     from lora_lab.operations.push_base import Facts
     from lora_lab.operations.push_card import Pictured
+    from lora_lab.operations.push_hashing import Hashes
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def plan_push(
     options: PushOptions,
     *,
     facts: Facts | None,
-    sha256_of: Callable[[Path], str],
+    hashes: Hashes,
     pictured: Pictured,
     observer: Observer,
 ) -> PushPlan:
@@ -96,7 +97,7 @@ def plan_push(
     subject : a folder's adapter or model
     facts : asks the Hub what the page of a repository says, None for one that it does not show; no function where
         nobody may be asked
-    sha256_of : hashes a large file
+    hashes : of large files, perhaps begun already
     pictured : computes the figures of an adapter's card
     observer : told of bytes that are hashed, and asked whether to go on
 
@@ -107,13 +108,12 @@ def plan_push(
     """
     is_model = not isinstance(subject, Adapter)
     folder = Path(subject.path) if Path(subject.path).is_dir() else Path(subject.path).parent
-    stamps = subject.files if isinstance(subject, Adapter) else subject.shards
-    weights = [Path(one.path).name for one in stamps if one.path.endswith(".safetensors")]
+    weights = [path.name for path in weights_of(subject)]
     _require_pushable(subject, folder, weights)
     own = own_card(folder)
     chosen, left_out = choose(folder, weights, is_model=is_model, card=own)
     base, replaced, odd = base_of_adapter(subject, folder, options.base_model, facts)
-    contents = contents_of(chosen, replaced=replaced, sha256_of=sha256_of, observer=observer)
+    contents = contents_of(chosen, replaced=replaced, hashes=hashes, observer=observer)
     if options.keep_card:
         card = kept_card(own, base)
     else:
@@ -135,6 +135,12 @@ def plan_push(
         findings=(*findings, *_code_findings(subject), *_target_findings(target, options, files, own)),
         base_models=card.bases,
     )
+
+
+def weights_of(subject: Adapter | Base) -> list[Path]:
+    """The files that hold its tensors."""
+    stamps = subject.files if isinstance(subject, Adapter) else subject.shards
+    return [Path(one.path) for one in stamps if one.path.endswith(".safetensors")]
 
 
 def _require_pushable(subject: Adapter | Base, folder: Path, weights: Sequence[str]) -> None:

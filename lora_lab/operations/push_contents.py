@@ -11,7 +11,6 @@ from lora_lab.domain.sharing import Origin, Outgoing, git_sha1
 from lora_lab.errors import FileFormatError, quoted
 from lora_lab.operations import push_receipt
 from lora_lab.operations.push_files import CARD
-from lora_lab.operations.push_hashing import hashed
 from lora_lab.operations.push_privacy import (
     as_json,
     cleaned_configuration,
@@ -24,12 +23,13 @@ from lora_lab.operations.receipt_file import read_receipt
 from lora_lab.storage.files import opened, read_at, read_json, require_unchanged, stamp, stamp_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from lora_lab.domain.progress import Observer
     from lora_lab.domain.tensors import FileStamp
     from lora_lab.operations.push_files import Chosen
+    from lora_lab.operations.push_hashing import Hashes
 
 _SMALL_BYTES: Final = 64 << 20
 _CONFIGURATIONS: Final = frozenset({"adapter_config.json", "config.json", "generation_config.json"})
@@ -52,7 +52,7 @@ def contents_of(
     chosen: Sequence[Chosen],
     *,
     replaced: Mapping[str, str],
-    sha256_of: Callable[[Path], str],
+    hashes: Hashes,
     observer: Observer,
 ) -> Contents:
     """Read and hash what was chosen; the card is left to the caller.
@@ -60,7 +60,7 @@ def contents_of(
     Parameters
     ----------
     replaced : what stands in adapter_config.json instead, by field
-    sha256_of : hashes a large file
+    hashes : of large files
     observer : told of bytes that are hashed, and asked whether to go on
 
     Raises
@@ -72,7 +72,7 @@ def contents_of(
     """
     findings: list[Finding] = []
     large = [one for one in chosen if one.name.endswith(".safetensors") or one.size_bytes > _SMALL_BYTES]
-    files = _large(large, sha256_of, observer)
+    files = _large(large, hashes, observer)
     raw_receipt: Any = None
     for one in chosen:
         if one.name == CARD or one in large:
@@ -144,10 +144,10 @@ def _is_text(name: str) -> bool:
     return name.endswith(_TEXTS) or "." not in name
 
 
-def _large(large: Sequence[Chosen], sha256_of: Callable[[Path], str], observer: Observer) -> list[Outgoing]:
+def _large(large: Sequence[Chosen], hashes: Hashes, observer: Observer) -> list[Outgoing]:
     """Files that are sent as they lie, each the same before and after it was hashed."""
     before = [stamp(one.path) for one in large]
-    digests = hashed([(one.path, one.size_bytes) for one in large], sha256_of, observer)
+    digests = hashes.of([(one.path, one.size_bytes) for one in large], observer)
     files = []
     for one, was, digest in zip(large, before, digests, strict=True):
         require_unchanged(was, stamp(one.path))

@@ -1,16 +1,17 @@
-"""Hashes of large files, several at a time, told of and given up at once."""
+"""Hashes of large files: begun while the Hub is asked, several at a time, told of and given up at once."""
 
 from __future__ import annotations
 
-import queue
+import os
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Final, Self
 
 from lora_lab.domain.progress import stop_if_cancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from lora_lab.domain.progress import Observer
@@ -19,52 +20,83 @@ _TOGETHER: Final = 4
 _TICK_SECONDS: Final = 0.1
 
 
-def hashed(files: Sequence[tuple[Path, int]], sha256_of: Callable[[Path], str], observer: Observer) -> list[str]:
-    """The sha256 of each file, in order; reading and hashing release the interpreter.
+class Hashes:
+    """sha256 of files, worked out by threads that nobody has to wait for.
 
-    The threads are nobody's to wait for: one that hashes fifty gigabytes does not keep a person who has cancelled.
+    One that hashes fifty gigabytes does not keep a person who has cancelled; reading and hashing release the
+    interpreter. At the end of a ``with`` block nothing more is begun.
 
     Parameters
     ----------
-    files : with their sizes in bytes
-
-    Raises
-    ------
-    CancelledError
-        the observer asked for it.
-    LoraLabError
-        a file cannot be read, or changed meanwhile.
+    sha256_of : hashes one file
     """
-    waiting = deque(enumerate(path for path, _ in files))
-    answers: queue.SimpleQueue[tuple[int, str | Exception]] = queue.SimpleQueue()
 
-    def work() -> None:
+    def __init__(self, sha256_of: Callable[[Path], str]) -> None:
+        self._sha256_of = sha256_of
+        self._known: dict[str, Future[str]] = {}
+        self._waiting: deque[tuple[Path, Future[str]]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._waiting.clear()
+
+    def begin(self, paths: Iterable[Path]) -> None:
+        """Hash these, if they are not being hashed already."""
+        new = {_key(path): path for path in paths if _key(path) not in self._known}
+        for key, path in new.items():
+            self._known[key] = Future()
+            self._waiting.append((path, self._known[key]))
+        for _ in range(min(_TOGETHER, len(new))):
+            threading.Thread(target=self._work, name="hashing", daemon=True).start()
+
+    def _work(self) -> None:
         while True:
             try:
-                place, path = waiting.popleft()
+                path, answer = self._waiting.popleft()
             except IndexError:
                 return
             try:
-                answers.put((place, sha256_of(path)))
+                answer.set_result(self._sha256_of(path))
             except Exception as error:  # raised again where somebody waits for it
-                answers.put((place, error))
-                waiting.clear()
+                answer.set_exception(error)
 
-    for _ in range(min(_TOGETHER, len(files))):
-        threading.Thread(target=work, name="hashing", daemon=True).start()
-    found: dict[int, str] = {}
-    total = sum(size for _, size in files)
-    done = 0
-    while len(found) < len(files):
-        stop_if_cancelled(observer)
-        try:
-            place, answer = answers.get(timeout=_TICK_SECONDS)
-        except queue.Empty:
-            continue
-        if isinstance(answer, Exception):
-            waiting.clear()
-            raise answer
-        found[place] = answer
-        done += files[place][1]
-        observer.advance(done, total, "hashing")
-    return [found[place] for place in range(len(files))]
+    def of(self, files: Sequence[tuple[Path, int]], observer: Observer) -> list[str]:
+        """The hash of each file, in order.
+
+        Parameters
+        ----------
+        files : with their sizes in bytes
+        observer : told of bytes, and asked whether to go on
+
+        Raises
+        ------
+        CancelledError
+            the observer asked for it.
+        LoraLabError
+            a file cannot be read, or changed meanwhile.
+        """
+        self.begin(path for path, _ in files)
+        found = []
+        total, done = sum(size for _, size in files), 0
+        for path, size in files:
+            answer = self._known[_key(path)]
+            while not answer.done():
+                stop_if_cancelled(observer)
+                _wait(answer)
+            found.append(answer.result())
+            done += size
+            observer.advance(done, total, "hashing")
+        return found
+
+
+def _wait(answer: Future[str]) -> None:
+    """Wait a moment for an answer, whatever it is."""
+    over = threading.Event()
+    answer.add_done_callback(lambda _: over.set())
+    over.wait(_TICK_SECONDS)
+
+
+def _key(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 - as named, not where a link leads

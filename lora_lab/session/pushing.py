@@ -106,7 +106,8 @@ class Pushing(ABC):
     def _planned(
         self, folder: str, repository: str, revision: str | None, options: Any, observer: Observer, *, dry_run: bool
     ) -> PushPlan:
-        from lora_lab.operations.push import plan_push
+        from lora_lab.operations.push import plan_push, weights_of
+        from lora_lab.operations.push_hashing import Hashes
         from lora_lab.sources.hub_target import card_facts, look, named_target
 
         subject = self.open(folder)
@@ -125,17 +126,19 @@ class Pushing(ABC):
                 known[name] = card_facts(name, access, is_cancelled=observer.is_cancelled)
             return known[name]
 
-        if is_asked:
-            target = look(target, access, create_pr=options.create_pr, is_cancelled=observer.is_cancelled)
-        return plan_push(
-            subject,
-            target,
-            options,
-            facts=facts if is_asked else None,
-            sha256_of=Fingerprints(self._cache_folder).of,
-            observer=observer,
-            pictured=lambda: self._pictured(folder, target.repository, observer),
-        )
+        with Hashes(Fingerprints(self._cache_folder).of) as hashes:
+            hashes.begin(weights_of(subject))  # while the Hub is asked
+            if is_asked:
+                target = look(target, access, create_pr=options.create_pr, is_cancelled=observer.is_cancelled)
+            return plan_push(
+                subject,
+                target,
+                options,
+                facts=facts if is_asked else None,
+                hashes=hashes,
+                observer=observer,
+                pictured=lambda: self._pictured(folder, target.repository, observer),
+            )
 
     def _pictured(
         self, folder: str, name: str, observer: Observer

@@ -19,6 +19,7 @@ from lora_lab.domain.report import Report
 from lora_lab.domain.sharing import CardFacts, FileState, Origin, RemoteFile, Target, git_sha1
 from lora_lab.errors import FileFormatError, LoraLabError, UnsafeFileError
 from lora_lab.operations.push import PushOptions, PushPlan, plan_push
+from lora_lab.operations.push_hashing import Hashes
 from lora_lab.operations.push_privacy import local_path_in, short_name, without_paths
 from lora_lab.storage.files import sha256_of
 
@@ -55,7 +56,7 @@ def planned(
         target or Target("me/it", HUB),
         options,
         facts=facts,
-        sha256_of=sha256_of,
+        hashes=Hashes(sha256_of),
         pictured=lambda: (None, None, ()),
         observer=Unwatched(),
     )

@@ -19,6 +19,7 @@ from lora_lab.domain.progress import Unwatched
 from lora_lab.domain.report import Report
 from lora_lab.domain.sharing import Account, Target
 from lora_lab.operations.push import PushOptions, plan_push
+from lora_lab.operations.push_hashing import Hashes
 from lora_lab.operations.push_report import report_of
 from lora_lab.storage.files import sha256_of
 from lora_lab.tui.app import LoraLabApp
@@ -48,7 +49,7 @@ def planned(folder: Path) -> Report:
         Target("anna/sql-expert", "https://huggingface.co", account=Account("anna", "write"), exists=False),
         PushOptions(),
         facts=None,
-        sha256_of=sha256_of,
+        hashes=Hashes(sha256_of),
         pictured=lambda: (None, None, ()),
         observer=Unwatched(),
     )
