@@ -34,7 +34,7 @@ _REASON_LIMIT: Final = 500
 BUILT_IN_COMMANDS: Final = (
     "open", "ls", "inspect", "analyze", "report", "plugins", "analyses", "merge", "unmerge", "swap", "verify", "replay",
     "combine", "resize", "methods",
-    "extract", "bench", "strategies",
+    "extract", "bench", "strategies", "pull", "push",
     "spectrum", "overlap", "amplify", "intruders", "interference", "health", "diff", "budget", "intrinsic", "check",
 )  # fmt: skip
 
