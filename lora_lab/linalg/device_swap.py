@@ -54,13 +54,17 @@ def chosen(weights: Sequence[torch.Tensor], taken: Sequence[Sliced], put: Sequen
     """
     two = DeviceSwap(is_one_kernel=False, reason="two multiplications in place")
     one = DeviceSwap(is_one_kernel=True, reason="one Triton kernel")
+    shapes = _one_of_each_kind(weights, taken, put)
+    right = [weights[number].clone() for number in shapes]
+    for number, wanted in zip(shapes, right, strict=True):
+        two(wanted, taken[number], put[number])
     if not triton_swap.usable(device):
         return DeviceSwap(is_one_kernel=False, reason="two multiplications in place: there is no Triton")
     try:
-        for number in _one_of_each_shape(weights):
-            found, wanted = weights[number].clone(), weights[number].clone()
+        for number, wanted in zip(shapes, right, strict=True):
+            found = weights[number].clone()
+            one(weights[number].clone(), put[number], taken[number])  # the way back is compiled by itself
             one(found, taken[number], put[number])
-            two(wanted, taken[number], put[number])
             eps = torch.finfo(found.dtype).eps
             size = float(wanted.abs().max()) + eps
             if not float((found.float() - wanted.float()).abs().max()) <= 2 * eps * size:
@@ -113,9 +117,13 @@ class Recorded:
             self._graph.replay()
 
 
-def _one_of_each_shape(weights: Sequence[torch.Tensor]) -> list[int]:
-    seen = {tuple(weight.shape): number for number, weight in enumerate(weights)}
-    return list(seen.values())
+def _one_of_each_kind(weights: Sequence[torch.Tensor], taken: Sequence[Sliced], put: Sequence[Sliced]) -> list[int]:
+    """Places of weights of which no two have the same type, shape and ranks."""
+    kinds = {
+        (weight.dtype, tuple(weight.shape), len(old.lora_A), len(new.lora_A)): number
+        for number, (weight, old, new) in enumerate(zip(weights, taken, put, strict=True))
+    }
+    return list(kinds.values())
 
 
 def _seconds(work: Callable[[], object], device: str) -> float:
