@@ -80,7 +80,8 @@ class PushForm:
             if value:
                 words += [one.flag, value] if one.flag else [value]
         words += [one.flag for one in SWITCHES if one.id in self.switched]
-        words += ["--allow-pickle"] if self.session.get("allow_pickle") else []
+        for host in self.session.get("send_token_to") or ():
+            words += ["--send-token-to", str(host)]
         return shlex.join(words)
 
     def _value(self, name: str) -> str:

@@ -36,6 +36,11 @@ def test_every_field_and_switch_is_an_option_of_the_command() -> None:
     assert {one.flag for one in (*FIELDS, *SWITCHES) if one.flag} <= flags
 
 
+def test_a_host_that_may_see_the_token_stands_in_the_command() -> None:
+    form = PushForm("x", {"repository": "a"}, session={"send_token_to": ["hub.example.org"]})
+    assert form.command().endswith("--send-token-to hub.example.org")
+
+
 def test_only_the_repository_is_needed() -> None:
     assert PushForm("x", {}).missing() is not None
     assert PushForm("x", {"repository": "  "}).missing() is not None
