@@ -14,7 +14,7 @@ _STAT: Final = Path("/proc/stat")
 # Share of all processors' time beyond which a figure is not to be trusted, and of a contestant's own spread.
 _MOST_OTHERS: Final = 0.1
 _MOST_STOLEN: Final = 0.02
-_MOST_NOISE: Final = 0.15
+MOST_NOISE: Final = 0.15
 _SHORTEST_SECONDS: Final = 0.2  # the kernel counts in hundredths
 
 
@@ -68,7 +68,7 @@ def findings_of(disturbance: Disturbance, noise: dict[str, float]) -> tuple[Find
         found.append(f"other processes took {disturbance.others:.0%} of the processors meanwhile")
     if disturbance.stolen is not None and disturbance.stolen > _MOST_STOLEN:
         found.append(f"the hypervisor took {disturbance.stolen:.0%} of the processors away")
-    loud = [name for name, share in noise.items() if share > _MOST_NOISE]
+    loud = [name for name, share in noise.items() if share > MOST_NOISE]
     if loud:
         worst = max(loud, key=noise.__getitem__)
         found.append(f"half of the runs of {', '.join(loud)} spread over more, up to {noise[worst]:.0%} of the median")

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_lab.domain.figures import bars
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -75,6 +77,25 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     before = math.floor(place)
     after = min(before + 1, len(ordered) - 1)
     return ordered[before] + (place - before) * (ordered[after] - ordered[before])
+
+
+def histogram(samples: Sequence[float], bins: int) -> str:
+    """Draw how often which time was taken: `bins` bars of equal width from the least sample to the greatest.
+
+    Examples
+    --------
+    >>> histogram([1.0, 1.1, 1.2, 3.0], 4), histogram([2.0, 2.0], 3), histogram([], 4)
+    ('█▁▁▃', '█', '')
+    """
+    if not samples:
+        return ""
+    low, high = min(samples), max(samples)
+    if high == low:
+        return bars([1.0])
+    counts = [0] * bins
+    for sample in samples:
+        counts[min(bins - 1, int((sample - low) / (high - low) * bins))] += 1
+    return bars([float(count) for count in counts])
 
 
 def _certain_rank(count: int) -> int:

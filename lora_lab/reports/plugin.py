@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 @hookimpl
 def lora_lab_exporters() -> Sequence[Exporter]:
-    """JSON and CSV."""
+    """JSON, CSV and Markdown."""
     from lora_lab.reports.exporters import CsvExporter, JsonExporter
+    from lora_lab.reports.markdown import MarkdownExporter
 
-    return (JsonExporter(), CsvExporter())
+    return (JsonExporter(), CsvExporter(), MarkdownExporter())

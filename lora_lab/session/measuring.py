@@ -72,6 +72,7 @@ class Measuring(ABC):
         repeats: int = 10,
         batches: Sequence[int] = (),
         modules: Sequence[str] = (),
+        device: str | None = None,
         save: bool = True,
         observer: Observer | None = None,
     ) -> Report:
@@ -85,6 +86,7 @@ class Measuring(ABC):
         repeats : rounds in which all of them take turns
         batches : sequences in a step of tokens; none means 1, 8 and 32
         modules : globs; none means all
+        device : auto, cpu, cuda, cuda:N or mps; None means the session's
         save : keep the result in the history
 
         Raises
@@ -107,7 +109,7 @@ class Measuring(ABC):
             repeats=repeats,
             batches=tuple(batches) or BATCHES,
             modules=tuple(modules),
-            device=resolve_device(self.device),
+            device=resolve_device(device or self.device),
             seed=self.seed,
             attributed=lambda one: attributed("strategy", one.id, self.registry.plugin_of("strategies", one.id)),
         )
@@ -131,6 +133,7 @@ class Measuring(ABC):
         bottleneck: int | None = None,
         dtype: str | None = None,
         repeats: int | None = None,
+        device: str | None = None,
         save: bool = True,
         observer: Observer | None = None,
     ) -> Report:
@@ -150,6 +153,7 @@ class Measuring(ABC):
             width that the paper's take
         dtype : float32, float16 or bfloat16; None means the base's, float32 without one
         repeats : rounds that are kept; None means as many as two minutes are enough for
+        device : auto, cpu, cuda, cuda:N or mps; None means the session's
         save : keep the result in the history
 
         Raises
@@ -169,7 +173,7 @@ class Measuring(ABC):
             bottleneck=bottleneck,
             dtype=dtype,
             repeats=repeats,
-            device=resolve_device(self.device),
+            device=resolve_device(device or self.device),
             seed=self.seed,
         )
         model = None if base is None else self.base(base)

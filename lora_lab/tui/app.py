@@ -12,6 +12,7 @@ from lora_lab.safetext import safe_text
 from lora_lab.tui import bindings, themes
 from lora_lab.tui.background import settle_memory
 from lora_lab.tui.base_dialog import BaseMemory
+from lora_lab.tui.bench.watching import Watched
 from lora_lab.tui.confirm import Confirm
 from lora_lab.tui.job_list import JobList
 from lora_lab.tui.messages import JobUpdated
@@ -96,6 +97,7 @@ class LoraLabApp(App[None], inherit_bindings=False):
         self.bases = BaseMemory(self)
         self.job_list = JobList()
         self.outcomes: dict[int, Report] = {}  # of changes that were asked for, by job
+        self.watched = Watched()  # the benchmark that was begun last
         self.is_measuring = False  # the jobs' child process has been started
         self.last_compared: tuple[tuple[str, str], tuple[str, str] | None] | None = None  # locators and names
         self._jobs: JobManager | None = None
@@ -164,6 +166,7 @@ class LoraLabApp(App[None], inherit_bindings=False):
     def on_job_event(self, event: JobEvent) -> None:
         """Hand an event of the job manager to every screen."""
         self.job_list.note(event)
+        self.watched.note(event)
         if event.report is not None and event.job in self.job_list.changes():
             self.outcomes[event.job.id] = event.report
             self.library.action_rescan()
@@ -223,7 +226,9 @@ class LoraLabApp(App[None], inherit_bindings=False):
         return True
 
     def action_go(self, place: str) -> None:
-        """Go to ``library``, ``detail``, ``compare``, ``combine``, ``hub`` or ``jobs``."""
+        """Go to ``library``, ``detail``, ``compare``, ``combine``, ``bench``, ``hub`` or ``jobs``."""
+        from lora_lab.tui.bench.opening import open_bench
+        from lora_lab.tui.bench.screen import BenchScreen
         from lora_lab.tui.combining.opening import open_wizard
         from lora_lab.tui.combining.screen import CombineScreen
         from lora_lab.tui.compare.screen import CompareScreen
@@ -247,6 +252,8 @@ class LoraLabApp(App[None], inherit_bindings=False):
             self.open_compare(locators, names=names)
         elif place == "combine" and not self._return_to(CombineScreen):
             open_wizard(self)
+        elif place == "bench" and not self._return_to(BenchScreen):
+            open_bench(self)
 
     def action_combine(self) -> None:
         """Combine, resize or extract what one is at."""

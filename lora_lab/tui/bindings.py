@@ -53,6 +53,7 @@ SCREEN: Final = [
     key("2", "app.go('detail')", "Detail", "Go to the adapter opened last", id="go.detail"),
     key("3", "app.go('compare')", "Compare", "Go to the two adapters compared last", id="go.compare"),
     key("4", "app.go('combine')", "Combine", "Combine, resize or extract adapters", id="go.combine"),
+    key("5", "app.go('bench')", "Bench", "Measure swaps and latency, and compare with before", id="go.bench"),
     key("6", "app.go('hub')", "Hub", "Open an adapter from the Hub", id="go.hub"),
     key("7", "app.go('jobs')", "Jobs", "Go to the list of jobs", id="go.jobs"),
     key("b", "app.budget", "Budget", "What a rank would cost on this base model", id="go.budget"),

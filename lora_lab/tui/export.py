@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lora_lab.domain.report import Report
+
 
 class Copied(NamedTuple):
     """What ``y`` copies: the name for the toast, and tab-separated text."""
@@ -22,16 +24,22 @@ class Copied(NamedTuple):
 
 
 class ExportDocument(NamedTuple):
-    """What ``x`` writes: a name for the file, column ids, and rows of values at full precision."""
+    """What ``x`` writes: a name for the file, column ids, and rows of values at full precision.
+
+    report : the whole of which these are rows, where that is worth a file
+    """
 
     name: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
+    report: Report | None = None
 
 
 class ExportFormat(StrEnum):
     """How a document is written."""
 
+    MARKDOWN = "md"  # the whole report
+    WHOLE = "whole"  # the whole report as its JSON document
     CSV = "csv"
     JSON = "json"
     SVG = "svg"  # the screen as it stands
@@ -61,10 +69,11 @@ def as_json(document: ExportDocument) -> str:
 def suggested_path(document: ExportDocument, form: ExportFormat) -> Path:
     """A name for the file that no file has yet, in the working directory."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", document.name).strip("-.")[:80] or "lora-lab"
-    path = Path(f"{stem}.{form}")
+    ending = "json" if form is ExportFormat.WHOLE else form
+    path = Path(f"{stem}.{ending}")
     number = 2
     while path.exists():
-        path = Path(f"{stem}-{number}.{form}")
+        path = Path(f"{stem}-{number}.{ending}")
         number += 1
     return path
 

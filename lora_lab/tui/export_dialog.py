@@ -23,10 +23,14 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
 _ABOUT = {
+    ExportFormat.MARKDOWN: "the whole result, for a person",
+    ExportFormat.WHOLE: "the whole result, as --json prints it",
     ExportFormat.CSV: "table, comma-separated",
     ExportFormat.JSON: "table, full precision",
     ExportFormat.SVG: "picture of the screen",
 }
+
+_EXPORTERS = {ExportFormat.MARKDOWN: "markdown", ExportFormat.WHOLE: "json"}
 
 
 class ExportDialog(LabDialog["str | None"]):
@@ -57,7 +61,9 @@ class ExportDialog(LabDialog["str | None"]):
         super().__init__()
         self._document = document or ExportDocument("screen", (), ())
         self._picture = picture
-        self._formats = list(ExportFormat) if document else [ExportFormat.SVG]
+        whole = (ExportFormat.MARKDOWN, ExportFormat.WHOLE)
+        offered = [form for form in ExportFormat if form not in whole or self._document.report is not None]
+        self._formats = offered if document else [ExportFormat.SVG]
         self._suggested = suggested_path(self._document, self._formats[0])
 
     def compose_dialog(self) -> ComposeResult:
@@ -109,13 +115,22 @@ class ExportDialog(LabDialog["str | None"]):
             self._explain(f"{path} is there already; tick the box with space, then ctrl+s.")
             return
         try:
-            write_bytes(path, self._text().encode("utf-8", "backslashreplace"), overwrite=may_replace)
+            write_bytes(path, self._content(), overwrite=may_replace)
         except LoraLabError as error:
             self._explain(str(error))
         except ValueError as error:  # a path that no file system takes
             self._explain(f"{path} cannot be written: {error}.")
         else:
             self.dismiss(f"Wrote {safe_text(path)}.")
+
+    def _content(self) -> bytes:
+        report = self._document.report
+        if report is not None and self.form in _EXPORTERS:
+            from lora_lab.tui.app import LoraLabApp
+
+            assert isinstance(self.app, LoraLabApp)
+            return self.app.session.export(report, _EXPORTERS[self.form])
+        return self._text().encode("utf-8", "backslashreplace")
 
     def _text(self) -> str:
         if self.form is ExportFormat.SVG:

@@ -4,41 +4,33 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lora_lab.benchmarks.copying import sets_of_weights
 from lora_lab.benchmarks.latency import adapters
 from lora_lab.benchmarks.latency.adapters import BASE, HOULSBY, MERGED, PFEIFFER, UNMERGED, VARIANTS
-from lora_lab.benchmarks.latency.blocks import GPT2_MEDIUM, GPT2_MEDIUM_LAYERS, BlockShape, Noise, Stack, stack_of
+from lora_lab.benchmarks.latency.blocks import GPT2_MEDIUM, GPT2_MEDIUM_LAYERS
 from lora_lab.benchmarks.latency.checking import faults_of
-from lora_lab.benchmarks.latency.grid import WARM_UPS, Cell, Course, Speed, block_flops, course_of
+from lora_lab.benchmarks.latency.grid import WARM_UPS, Cell, Course, course_of
 from lora_lab.benchmarks.latency.published import TABLE_1, bottleneck_width
-from lora_lab.benchmarks.latency.shapes import block_shape_of, dtype_of
+from lora_lab.benchmarks.latency.setup import Setup, require_counts, require_targets, setup_of
 from lora_lab.benchmarks.latency.table import rows_table, workload_scalars
 from lora_lab.benchmarks.measurement import Measurement
-from lora_lab.benchmarks.memory import available_bytes
 from lora_lab.benchmarks.rounds import Contestant, Rounds
 from lora_lab.benchmarks.spread import spread_of
-from lora_lab.domain.figures import size
 from lora_lab.domain.progress import Unwatched, stop_if_cancelled
 from lora_lab.domain.report import Finding
-from lora_lab.errors import LoraLabError, OperationError, quoted
+from lora_lab.errors import OperationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from lora_lab.benchmarks.latency.blocks import Noise, Stack
     from lora_lab.domain.base import Base
     from lora_lab.domain.progress import Observer
     from lora_lab.domain.report import Report
-
-DTYPES: Final = ("float32", "float16", "bfloat16")
-_ONE: Final = Cell(1, 1)
-_PILOT: Final = Cell(1, 512)
-_PILOT_RUNS: Final = 3
-# Tensors of tokens × (hidden or inner) that are alive at once in one block, about.
-_ALIVE: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +60,8 @@ class LatencyOptions:
 class _Bench:
     """One run."""
 
-    model: str
-    shape: BlockShape
-    whole: int
-    dtype: torch.dtype
+    setup: Setup
     options: LatencyOptions
-    measurement: Measurement
-    observer: Observer
     course: Course = field(default_factory=lambda: Course((), 0, ()))
     copies: int = 1
     rounds: list[Rounds] = field(default_factory=list)
@@ -93,14 +80,14 @@ class _Bench:
     @property
     def weight_bytes(self) -> int:
         """Of one stack."""
-        return self.course.layers * self.shape.parameters * self.dtype.itemsize
+        return self.course.layers * self.setup.shape.parameters * self.setup.dtype.itemsize
 
     def say(self, what: str) -> None:
-        stop_if_cancelled(self.observer)
-        self.observer.advance(self.done, max(1, self.total), what)
+        stop_if_cancelled(self.setup.observer)
+        self.setup.observer.advance(self.done, max(1, self.total), what)
 
     def width(self, cell: Cell) -> int:
-        return self.options.bottleneck or bottleneck_width(self.shape.hidden, cell)
+        return self.options.bottleneck or bottleneck_width(self.setup.shape.hidden, cell)
 
 
 def bench_latency(
@@ -127,50 +114,50 @@ def bench_latency(
     """
     options, observer = options or LatencyOptions(), observer or Unwatched()
     measurement = Measurement(options.device)
-    shape, whole = (GPT2_MEDIUM, GPT2_MEDIUM_LAYERS) if base is None else block_shape_of(base)
-    dtype = options.dtype or ("float32" if base is None else dtype_of(base))
-    model = "GPT-2 medium" if base is None else base.name
-    _require_sense(options, shape, dtype)
-    bench = _Bench(model, shape, whole, getattr(torch, dtype), options, measurement, observer)
+    counts = {"layers": options.layers, "repeats": options.repeats, "the bottleneck": options.bottleneck}
+    require_counts({**counts, "the rank": options.rank})
+    setup = setup_of(
+        base, options.dtype, device=options.device, seed=options.seed, measurement=measurement, observer=observer
+    )
+    require_targets(options.targets, setup.shape)
+    bench = _Bench(setup, options)
     bench.say("trying one layer")
     bench.course = _course(bench)
-    _require_room(bench)
     bench.copies = sets_of_weights(bench.weight_bytes, options.device)
-    noise = Noise(options.device, bench.dtype, options.seed + 1)
+    setup.require_room(bench.course.layers, bench.copies, max(cell.tokens for cell in bench.course.cells))
+    noise = setup.noise()
     sets = [_with_lora(bench, number, noise) for number in range(bench.copies)]
     for cell, repeats in zip(bench.course.cells, bench.course.repeats, strict=True):
         _measure(bench, sets, noise, cell, repeats)
     return measurement.report(
         "bench latency",
-        f"Forward pass, shapes of {model}",
+        f"Forward pass, shapes of {setup.model}",
         tables=(rows_table(bench.rows),),
         rounds=bench.rounds,
-        scalars=(workload_scalars(shape, _settings(bench)),),
+        scalars=(workload_scalars(setup.shape, _settings(bench)),),
         findings=bench.findings,
     )
 
 
 def _course(bench: _Bench) -> Course:
     """What to run; the speed of one layer is measured, and what was chosen is said."""
-    options = bench.options
-    may_cut = not options.device.startswith("cuda")
-    speed = _pilot(bench)
+    setup, options = bench.setup, bench.options
     course = course_of(
-        bench.shape,
-        speed,
-        whole=bench.whole,
+        setup.shape,
+        setup.speed(),
+        whole=setup.whole,
         variants=len(VARIANTS),
-        may_cut=may_cut,
+        may_cut=setup.may_cut,
         cells=options.cells,
         layers=options.layers,
         repeats=options.repeats,
     )
-    if may_cut and not (options.cells and options.layers):
+    if setup.may_cut and not (options.cells and options.layers):
         grid = ", ".join(map(str, course.cells))
         bench.findings.append(
             Finding(
                 "chosen",
-                f"{course.layers} of {bench.whole} layers and the grid {grid} were chosen to finish in about two "
+                f"{course.layers} of {setup.whole} layers and the grid {grid} were chosen to finish in about two "
                 f"minutes on this {'processor' if options.device == 'cpu' else 'device'}, {course.seconds:.0f} s "
                 "expected; --layers and --grid say otherwise.",
             )
@@ -178,26 +165,10 @@ def _course(bench: _Bench) -> Course:
     return course
 
 
-def _pilot(bench: _Bench) -> Speed:
-    """Seconds of one block for one token, and for each operation more."""
-    stack = _new_stack(bench, 0, 1)
-    floor, longer = (_best_seconds(bench, stack, cell) for cell in (_ONE, _PILOT))
-    flops = block_flops(bench.shape, _PILOT) - block_flops(bench.shape, _ONE)
-    return Speed(floor, max(0.0, longer - floor) / flops)
-
-
-@torch.inference_mode()
-def _best_seconds(bench: _Bench, stack: Stack, cell: Cell) -> float:
-    x = _input(bench, cell)
-    times = [bench.measurement.once(lambda: stack(x)) for _ in range(_PILOT_RUNS)]
-    stop_if_cancelled(bench.observer)
-    return min(times)
-
-
 def _with_lora(bench: _Bench, number: int, noise: Noise) -> dict[str, Stack]:
     """The base and LoRA on it, over one set of weights."""
     bench.say("making weights")
-    stack = _new_stack(bench, number, bench.course.layers)
+    stack = bench.setup.stack(number, bench.course.layers)
     factors = adapters.factors_for(stack, bench.options.targets, bench.options.rank, noise)
     made = {BASE: stack, MERGED: adapters.merged(stack, factors), UNMERGED: adapters.unmerged(stack, factors)}
     if not number:
@@ -236,14 +207,14 @@ def _measure(bench: _Bench, sets: Sequence[dict[str, Stack]], noise: Noise, cell
     bench.say(f"checking {cell}")
     whole = [_with_bottlenecks(bench, made, number, cell, noise) for number, made in enumerate(sets)]
     turn = itertools.count()  # whoever runs next takes the next set, which nobody has touched for longest
-    x = _input(bench, cell)
+    x = bench.setup.input(cell)
 
     def step(variant: str) -> Callable[[int], object]:
         return lambda _: whole[next(turn) % len(whole)][variant](x)
 
     sound = [variant for variant in VARIANTS if variant not in bench.faulty]
     contestants = [Contestant(f"{variant} {cell}", step(variant)) for variant in sound]
-    rounds = Rounds(contestants, bench.measurement.clock, seed=bench.options.seed, observer=bench.observer)
+    rounds = Rounds(contestants, bench.setup.measurement.clock, seed=bench.options.seed, observer=bench.setup.observer)
     rounds.done, rounds.total = bench.done, bench.total
     try:
         with torch.inference_mode():
@@ -260,7 +231,7 @@ def _measure(bench: _Bench, sets: Sequence[dict[str, Stack]], noise: Noise, cell
 
 def _rows(bench: _Bench, rounds: Rounds, cell: Cell, parameters: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     """One row for each variant that was measured."""
-    published = TABLE_1.get(cell) if bench.shape == GPT2_MEDIUM else None
+    published = TABLE_1.get(cell) if bench.setup.shape == GPT2_MEDIUM else None
     base = rounds.samples.get(f"{BASE} {cell}", [])
     for variant, added in parameters.items():
         samples = rounds.samples[f"{variant} {cell}"]
@@ -281,24 +252,13 @@ def _rows(bench: _Bench, rounds: Rounds, cell: Cell, parameters: Mapping[str, in
         }
 
 
-def _new_stack(bench: _Bench, number: int, layers: int) -> Stack:
-    options = bench.options
-    return stack_of(bench.shape, layers, device=options.device, dtype=bench.dtype, seed=options.seed + number)
-
-
-def _input(bench: _Bench, cell: Cell) -> torch.Tensor:
-    x = torch.empty((cell.batch, cell.length, bench.shape.hidden), device=bench.options.device, dtype=bench.dtype)
-    Noise(bench.options.device, bench.dtype, bench.options.seed).fill(x, 1.0)
-    return x
-
-
 def _settings(bench: _Bench) -> dict[str, Any]:
     course, options = bench.course, bench.options
     return {
-        "model": bench.model,
+        "model": bench.setup.model,
         "layers": course.layers,
-        "model_layers": bench.whole,
-        "dtype": str(bench.dtype).removeprefix("torch."),
+        "model_layers": bench.setup.whole,
+        "dtype": bench.setup.dtype_name,
         "rank": options.rank,
         "targets": list(options.targets),
         "bottlenecks": [bench.width(cell) for cell in course.cells],
@@ -306,34 +266,3 @@ def _settings(bench: _Bench) -> dict[str, Any]:
         "repeats": list(course.repeats),
         "copies": bench.copies,
     }
-
-
-def _require_sense(options: LatencyOptions, shape: BlockShape, dtype: str) -> None:
-    """Refuse what no stack of this shape can be measured with."""
-    counts = {"layers": options.layers, "repeats": options.repeats, "the bottleneck": options.bottleneck}
-    for name, count in {**counts, "the rank": options.rank}.items():
-        if count is not None and count < 1:
-            raise LoraLabError(f"For {name} bench latency got {count}, expected at least 1.")
-    there = [target for target in adapters.TARGETS if shape.is_gated or target != "gate_proj"]
-    for target in options.targets:
-        if target not in there:
-            raise LoraLabError(f"A block has no layer {quoted(target)}, expected some of: {', '.join(there)}.")
-    if not options.targets or len(set(options.targets)) < len(options.targets):
-        raise LoraLabError(f"LoRA got {', '.join(options.targets) or 'nothing'} to adapt, expected layers, each once.")
-    if dtype not in DTYPES:
-        raise LoraLabError(f"The dtype is {quoted(dtype)}, expected one of: {', '.join(DTYPES)}.")
-
-
-def _require_room(bench: _Bench) -> None:
-    """Refuse before anything is made that would not fit."""
-    copies = sets_of_weights(bench.weight_bytes, bench.options.device)
-    largest = max(cell.tokens for cell in bench.course.cells)
-    alive = _ALIVE * largest * max(bench.shape.hidden, bench.shape.inner) * bench.dtype.itemsize
-    needed = 2 * copies * bench.weight_bytes + alive
-    there = available_bytes(bench.options.device)
-    if there is not None and there < needed:
-        raise OperationError(
-            f"{bench.course.layers} layers and {largest} tokens need {size(needed)} of memory on "
-            f"{bench.options.device}, got {size(there)}.",
-            hint="Give fewer --layers or a smaller --grid.",
-        )

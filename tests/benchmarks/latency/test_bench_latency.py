@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from lora_lab import Session
-from lora_lab.benchmarks.latency import adapters, run
+from lora_lab.benchmarks.latency import adapters, run, setup
 from lora_lab.benchmarks.latency.adapters import HOULSBY, UNMERGED, VARIANTS
 from lora_lab.benchmarks.latency.blocks import BlockShape, Stack
 from lora_lab.cli.commands import program
@@ -68,7 +68,8 @@ def test_json_is_what_the_contract_says(base: str) -> None:
 
 def test_the_papers_figures_stand_beside_its_own_shapes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its overhead for its cells, its seconds for all of its layers."""
-    monkeypatch.setattr(run, "GPT2_MEDIUM", BlockShape(16, 4, 4, 4, 32, is_gated=False, has_bias=True))
+    for module in (run, setup):
+        monkeypatch.setattr(module, "GPT2_MEDIUM", BlockShape(16, 4, 4, 4, 32, is_gated=False, has_bias=True))
     session = Session(cache=False, device="cpu")
     for layers, has_seconds in ((1, False), (24, True)):
         report = session.bench_latency(grid="1x128,1x2", layers=layers, repeats=1, save=False)
@@ -108,7 +109,7 @@ def test_what_makes_no_sense_is_refused(base: str, options: dict[str, Any], said
 
 def test_without_room_nothing_is_made(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sentence says how much it would take."""
-    monkeypatch.setattr(run, "available_bytes", lambda _: 1000)
+    monkeypatch.setattr(setup, "available_bytes", lambda _: 1000)
     with pytest.raises(OperationError, match=r"need .* got 1"):
         Session(cache=False, device="cpu").bench_latency(base=base, grid="1x3", save=False)
 

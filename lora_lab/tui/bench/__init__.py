@@ -1,0 +1,1 @@
+"""Benchmarks from the terminal: chosen in a form, watched while they run, compared with earlier results."""
