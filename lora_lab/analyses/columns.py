@@ -88,7 +88,7 @@ TOTALS: Final = (
         reference="Roy & Vetterli, EUSIPCO 2007",
     ),
     Column("zero_modules", "Zero modules", ColumnKind.INTEGER, formula="#{ΔW = 0}"),
-    Column("non_finite_modules", "Not finite", ColumnKind.INTEGER, formula="modules that hold NaN or infinity"),
+    Column("not_finite_modules", "Not finite", ColumnKind.INTEGER, formula="modules that hold NaN or infinity"),
 )
 
 LAYERS: Final = (

@@ -3,7 +3,7 @@
 Codes of the column ``findings``:
 
 * ``dead``: ΔW = 0; the module changes nothing.
-* ``non_finite``: a factor holds NaN or infinity; the module has no numbers, the others do.
+* ``not_finite``: a factor holds NaN or infinity; the module has no numbers, the others do.
 * ``near_rank_one``: one of several directions holds almost all of the energy, σ₁²/Σσ² ≥ ``rank_one_share``, which is a
   stable rank of at most 1/``rank_one_share`` (Rudelson and Vershynin, J. ACM 54 (2007)).
 * ``over_parametrised``: the best matrix of half the rank (``over_share``) is within ``error`` of ΔW. The paper of LoRA
@@ -118,7 +118,7 @@ def _rows(
     for delta, singular_values in each_spectrum(deltas, context, failures):
         if singular_values is None:
             empty = dict.fromkeys(column.id for column in MODULES)
-            yield {**empty, **_identity(delta), "findings": ["non_finite"]}
+            yield {**empty, **_identity(delta), "findings": ["not_finite"]}
         else:
             spectra[delta.module] = singular_values
             yield _row(delta, singular_values, settings)
@@ -185,7 +185,7 @@ def _totals(deltas: Sequence[Delta], rows: Sequence[dict[str, Any]], spectra: _S
     lost = [row["relative_error"] * row["frobenius_norm"] for row in rows if row["relative_error"] is not None]
     whole = math.hypot(*(row["frobenius_norm"] for row in rows if row["frobenius_norm"] is not None))
     uniform = _uniform(list(spectra.values()), error)
-    codes = ("dead", "non_finite", "near_rank_one", "over_parametrised", "unused_directions", "outlier_norm")
+    codes = ("dead", "not_finite", "near_rank_one", "over_parametrised", "unused_directions", "outlier_norm")
     return {
         "modules": len(rows),
         **{code: sum(code in row["findings"] for row in rows) for code in codes},
@@ -234,7 +234,7 @@ def _findings(
     if failures:
         modules = list(failures)
         listed = f" So it is with {len(modules)} modules: {summarised(map(quoted, modules))}." if modules[1:] else ""
-        yield Finding("non_finite", f"{failures[modules[0]]}{listed}", modules[0] if len(modules) == 1 else None)
+        yield Finding("not_finite", f"{failures[modules[0]]}{listed}", modules[0] if len(modules) == 1 else None)
     for code, sentence in said.items():
         modules = [row["module"] for row in rows if code in row["findings"]]
         if modules:

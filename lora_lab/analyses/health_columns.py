@@ -45,7 +45,7 @@ MODULES: Final = (
 TOTALS: Final = (
     Column("modules", "Modules", ColumnKind.INTEGER),
     Column("dead", "Dead", ColumnKind.INTEGER, formula="#{ΔW = 0}"),
-    Column("non_finite", "Not finite", ColumnKind.INTEGER, formula="#{a factor holds NaN or infinity}"),
+    Column("not_finite", "Not finite", ColumnKind.INTEGER, formula="#{a factor holds NaN or infinity}"),
     Column("near_rank_one", "Near rank one", ColumnKind.INTEGER, formula="#{r > 1, σ₁²/Σσ² ≥ rank_one_share}"),
     Column(
         "over_parametrised", "Over-parametrised", ColumnKind.INTEGER, formula="#{suggested rank ≤ over_share·r, r > 1}"

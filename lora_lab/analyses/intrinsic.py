@@ -284,7 +284,7 @@ def _findings(pairs: Pairs, rows: Sequence[dict[str, Any]], failures: dict[str, 
         yield Finding("no_floats", f"Left out, as they hold no plain floats: {summarised(pairs.unreadable)}.")
     if failures:
         first = next(iter(failures.values()))
-        yield Finding("non_finite", f"{first} {counted(failures, 'matrix', 'matrices')} without numbers.")
+        yield Finding("not_finite", f"{first} {counted(failures, 'matrix', 'matrices')} without numbers.")
     equal = [row["module"] for row in rows if row["update_norm"] == 0]
     if equal:
         yield Finding(

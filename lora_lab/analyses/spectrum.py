@@ -125,7 +125,7 @@ def _totals(deltas: Sequence[Delta], rows: Sequence[dict[str, Any]]) -> dict[str
         "largest_norm": largest["frobenius_norm"] if largest else None,
         "mean_effective_rank": math.fsum(ranks) / len(ranks) if ranks else None,
         "zero_modules": len(known) - len(ranks),
-        "non_finite_modules": len(rows) - len(known),
+        "not_finite_modules": len(rows) - len(known),
     }
 
 

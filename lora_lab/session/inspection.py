@@ -176,6 +176,6 @@ def _suspicions(adapter: Adapter) -> Iterator[Finding]:
             raw = read_bytes(ref)
             module = quoted(delta.module)
             if not is_finite(raw, ref.dtype):
-                yield Finding("non_finite", f"{name} of {module} holds NaN or infinity.", delta.module)
+                yield Finding("not_finite", f"{name} of {module} holds NaN or infinity.", delta.module)
             elif name == "lora_B" and is_zero(raw, ref.dtype):
                 yield Finding("zero_lora_B", f"lora_B of {module} is zero: ΔW is zero there.", delta.module)

@@ -157,13 +157,13 @@ def test_factors_that_are_not_finite_are_a_finding_of_their_module(make_adapter,
     report = Health().run(AnalysisContext(subjects=(adapter,), reader=reader))
     rows = report.table("modules").rows
     assert [row["module"] for row in rows] == list(factors)
-    assert [row["module"] for row in rows if row["findings"] == ["non_finite"]] == bad
+    assert [row["module"] for row in rows if row["findings"] == ["not_finite"]] == bad
     assert all((row["frobenius_norm"] is None) == (row["module"] in bad) for row in rows)
-    (finding,) = [finding for finding in report.findings if finding.code == "non_finite"]
+    (finding,) = [finding for finding in report.findings if finding.code == "not_finite"]
     assert finding.message.startswith(f"The factor of '{bad[0]}'")
     assert finding.module == (bad[0] if len(bad) == 1 else None)
     totals = values(report)
-    assert totals["non_finite"] == len(bad)
+    assert totals["not_finite"] == len(bad)
     assert totals["suggested_parameters"] == totals["parameters"]
 
 
@@ -175,19 +175,19 @@ def test_a_file_with_nan_is_read_to_its_end(tmp_path):
     found = {row["module"]: row["findings"] for row in report.table("modules").rows}
     assert found == {
         "model.layers.2.self_attn.q_proj": [],
-        "model.layers.2.self_attn.v_proj": ["non_finite"],
+        "model.layers.2.self_attn.v_proj": ["not_finite"],
         "model.layers.10.self_attn.q_proj": [],
     }
     (finding,) = report.findings
     assert "holds 1 values that are NaN" in finding.message
-    assert json.loads(json.dumps(report.to_json(), allow_nan=False))["totals"]["non_finite"] == 1
+    assert json.loads(json.dumps(report.to_json(), allow_nan=False))["totals"]["not_finite"] == 1
 
 
 def test_a_product_beyond_float64_is_a_finding_too(analyse):
     factors = {f"m.{layer}.q": made([1.0] * 4, seed=layer) for layer in range(4)}
     factors["m.1.q"] = (factors["m.1.q"][0] * 1e200, factors["m.1.q"][1] * 1e200)
     report = analyse(Health(), factors)
-    assert [row["findings"] == ["non_finite"] for row in report.table("modules").rows] == [False, True, False, False]
+    assert [row["findings"] == ["not_finite"] for row in report.table("modules").rows] == [False, True, False, False]
 
 
 def test_hundreds_of_modules_are_one_finding(analyse):

@@ -296,7 +296,7 @@ def test_a_matrix_that_is_not_finite_has_no_numbers_and_ends_nothing(compare):
     row = rows_of(report)[f"{ROOT}.1.up"]
     assert row["shape"] == [9, 12]
     assert all(value is None for name, value in row.items() if name not in ("module", "shape"))
-    assert f"'{ROOT}.1.up' holds NaN or infinity" in finding(report, "non_finite")
+    assert f"'{ROOT}.1.up' holds NaN or infinity" in finding(report, "not_finite")
     assert report.to_json()["totals"]["update_norm"] > 0
 
 

@@ -177,7 +177,7 @@ def test_factors_that_are_not_finite_are_undefined_and_the_others_are_not(analys
             assert row == expected
     assert [finding.module for finding in report.findings if finding.code == "not_finite"] == list(broken)
     totals = report.to_json()["totals"]
-    assert (totals["modules"], totals["non_finite_modules"], totals["zero_modules"]) == (len(rows), len(broken), 1)
+    assert (totals["modules"], totals["not_finite_modules"], totals["zero_modules"]) == (len(rows), len(broken), 1)
     left = [row["frobenius_norm"] for row in before if row["module"] not in broken]
     assert totals["frobenius_norm"] == pytest.approx(math.hypot(*left), rel=1e-14)
     first = next(layer for layer in report.table("layers").rows if layer["layer"] == 0)

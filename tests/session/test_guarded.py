@@ -282,7 +282,7 @@ def test_inspect_sees_numbers_that_are_none(factor: str, value: float, tmp_path:
     module = next(iter(MODULES))
     tensors[f"base_model.model.{module}.{factor}.weight"][1, 2] = value
     (finding,) = Session().inspect(str(write_adapter(tmp_path / "a", tensors))).findings
-    assert (finding.code, finding.module) == ("non_finite", module)
+    assert (finding.code, finding.module) == ("not_finite", module)
     assert factor in finding.message
 
 

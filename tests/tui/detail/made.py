@@ -104,7 +104,7 @@ def make_report(adapter: Adapter, rows: Sequence[dict[str, Any]] | None = None, 
         "largest_norm": largest["frobenius_norm"],
         "mean_effective_rank": 5.0,
         "zero_modules": 0,
-        "non_finite_modules": len(rows) - len(known),
+        "not_finite_modules": len(rows) - len(known),
     }
     return Report(
         "spectrum",
