@@ -3,7 +3,8 @@
     python tests/pictures.py
 
 Writes ``.github/pictures/*.svg``: the library of sample adapters, one adapter with another laid over it, two compared,
-what a rank would cost, what a merge of two would do, what would come of combining them, and a push before it is made.
+what a rank would cost, what a merge of two would do, what would come of combining them, a push before it is made,
+and ways of switching while they are measured.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ async def take() -> dict[str, str]:
         await until(pilot, lambda: isinstance(app.screen, BudgetScreen))
         await pilot.pause(4)
         taken["budget"] = app.picture()
-    return taken | await compared() | await planned() | await combined() | await pushed()
+    return taken | await compared() | await planned() | await combined() | await measured() | await pushed()
 
 
 async def compared() -> dict[str, str]:
@@ -180,6 +181,35 @@ async def pushed() -> dict[str, str]:
             await pilot.pause(0.5)
             os.chdir(ROOT)
             return {"push": app.picture()}
+
+
+async def measured() -> dict[str, str]:
+    """The picture of ways of switching, measured here and now."""
+    from tui.fakes import ready, until
+
+    from lora_lab.tui.app import LoraLabApp
+    from lora_lab.tui.bench.screen import BenchScreen
+
+    app = LoraLabApp({"state": False, "device": "cpu"}, ["sample_adapters"], "sample_adapters/base")
+    async with app.run_test(size=SIZE) as pilot:
+        await ready(pilot)
+        rows = app.library.library.rows.items()  # type: ignore[attr-defined]
+        for name in (SHOWN, "snips-r8"):
+            app.library.table.move_to(next(key for key, row in rows if row.name == name))  # type: ignore[attr-defined]
+            await pilot.press("space")
+        await pilot.press("5")
+        await until(pilot, lambda: isinstance(app.screen, BenchScreen))
+        screen = app.screen
+        assert isinstance(screen, BenchScreen)
+        fields = {one.id: one.control for line in screen.lines for one in line.fields}
+        fields["repeats"].value = "40"  # type: ignore[attr-defined]
+        await pilot.pause()
+        await pilot.press("ctrl+g")
+        await until(pilot, lambda: sum(map(len, app.watched.live.samples.values())) > 180, turns=20_000)
+        await pilot.pause()
+        running = app.picture()
+        app.jobs.cancel(app.watched.job)  # type: ignore[arg-type]
+        return {"bench": running}
 
 
 def normalised(svg: str) -> str:

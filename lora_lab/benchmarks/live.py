@@ -18,7 +18,7 @@ _COLUMNS: Final = (
     Column("p50_milliseconds", "p50 ms", unit="ms", formula="median of the runs so far"),
     Column("p95_milliseconds", "p95 ms", unit="ms"),
     Column("runs", "n", ColumnKind.INTEGER),
-    Column("ratio", "× first", formula="p50 / p50 of the first row"),
+    Column("ratio", "× fastest", formula="p50 / least p50"),
     Column("histogram", "Runs by time", ColumnKind.TEXT, formula="from the fastest to the slowest run of the row"),
     Column("noise", "Noise", formula="(x(¾) − x(¼))/p50"),
 )
@@ -46,14 +46,14 @@ class Live:
     def table(self) -> Table:
         """One row for each contestant, in the order in which they first came in."""
         spreads = {name: spread_of(samples) for name, samples in self.samples.items()}
-        first = next(iter(spreads.values()), None)
+        fastest = min((spread.p50 for spread in spreads.values()), default=0.0)
         rows = tuple(
             {
                 "id": name,
                 "p50_milliseconds": 1e3 * spread.p50,
                 "p95_milliseconds": 1e3 * spread.p95,
                 "runs": spread.count,
-                "ratio": spread.p50 / first.p50 if first is not None and first.p50 else None,
+                "ratio": spread.p50 / fastest if fastest else None,
                 "histogram": histogram(self.samples[name], _BINS),
                 "noise": spread.noise,
             }

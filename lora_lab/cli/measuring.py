@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from lora_lab.cli.context import emit, make_session, module_option, output_options, session_options, watched
+from lora_lab.cli.context import (
+    Command,
+    emit,
+    make_session,
+    module_option,
+    output_options,
+    session_options,
+    stacked,
+    watched,
+)
+from lora_lab.errors import LoraLabError, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +49,7 @@ def swap_command(sources: Sequence[str], base: str, strategies: Sequence[str], *
     Time, bytes moved, memory and what is left of the base's bits, and after how many tokens merging has paid off.
     """
     session = make_session(options)
-    names = [name.strip() for text in strategies for name in text.split(",") if name.strip()]
+    names = [name for text in strategies for name in _listed(text)]
     choices = {name: options[name] for name in ("repeats", "batches", "modules", "save")}
     report = watched(
         options,
@@ -48,17 +58,32 @@ def swap_command(sources: Sequence[str], base: str, strategies: Sequence[str], *
     emit(report, options)
 
 
+def _stack_options(command: Command) -> Command:
+    """Options of what goes through a stack of decoder blocks."""
+    return stacked(
+        command,
+        (
+            click.option("--base", metavar="BASE", help="Whose shapes; no weights are read.  [default: GPT-2 medium]"),
+            click.option("--layers", type=_COUNT, metavar="N", help="Of the stack.  [default: all, or less on a CPU]"),
+            click.option("--rank", type=_COUNT, default=8, show_default=True, help="Of LoRA."),
+            click.option(
+                "--targets", default="q_proj,v_proj", show_default=True, metavar="NAME,…", help="What LoRA adapts."
+            ),
+            click.option("--dtype", type=click.Choice(_DTYPES), help="[default: the base's, float32 without one]"),
+            click.option(
+                "--repeats", type=_COUNT, metavar="N", help="Rounds that are kept.  [default: what two minutes allow]"
+            ),
+        ),
+    )
+
+
+_STACK: Final = ("base", "layers", "rank", "dtype", "repeats", "save")
+
+
 @bench_group.command("latency")
-@click.option(
-    "--base", metavar="BASE", help="Take the shapes of this model; no weights are read.  [default: GPT-2 medium]"
-)
 @click.option("--grid", default="", metavar="BxL,…", help="Batch × length.  [default: 32x512,16x256,1x128, or less]")
-@click.option("--layers", type=_COUNT, metavar="N", help="Of the stack.  [default: all, or less on a CPU]")
-@click.option("--rank", type=_COUNT, default=8, show_default=True, help="Of LoRA.")
-@click.option("--targets", default="q_proj,v_proj", show_default=True, metavar="NAME,…", help="What LoRA adapts.")
 @click.option("--bottleneck", type=_COUNT, metavar="N", help="Width of a bottleneck.  [default: the paper's share]")
-@click.option("--dtype", type=click.Choice(_DTYPES), help="[default: the base's, float32 without one]")
-@click.option("--repeats", type=_COUNT, metavar="N", help="Rounds that are kept.  [default: what two minutes allow]")
+@_stack_options
 @_SAVE
 @session_options
 @output_options
@@ -70,11 +95,42 @@ def latency_command(targets: str, **options: Any) -> None:
     minutes unless they are given.
     """
     session = make_session(options)
-    names = ("base", "grid", "layers", "rank", "bottleneck", "dtype", "repeats", "save")
-    choices = {name: options[name] for name in names}
-    wanted = [name.strip() for name in targets.split(",") if name.strip()]
-    report = watched(options, lambda watcher: session.bench_latency(targets=wanted, observer=watcher, **choices))
+    choices = {name: options[name] for name in (*_STACK, "grid", "bottleneck")}
+    report = watched(
+        options, lambda watcher: session.bench_latency(targets=_listed(targets), observer=watcher, **choices)
+    )
     emit(report, options)
+
+
+@bench_group.command("mixed")
+@click.option("--batch", type=_COUNT, default=32, show_default=True, help="Sequences.")
+@click.option("--length", type=_COUNT, default=1, show_default=True, help="Tokens of each that go through at once.")
+@click.option("--adapters", default="", metavar="N,…", help="How many in the batch.  [default: 1,2,4,8,16,32]")
+@_stack_options
+@_SAVE
+@session_options
+@output_options
+def mixed_command(targets: str, adapters: str, **options: Any) -> None:
+    """Measure a batch of several adapters.
+
+    Tokens a second with all factors beside the weights, each row through its own, and with one adapter merged after
+    the other; up to how many adapters switching is faster, and how many tokens a swap has to serve.
+    """
+    session = make_session(options)
+    choices = {name: options[name] for name in (*_STACK, "batch", "length")}
+    try:
+        counts = [int(count) for count in _listed(adapters)]
+    except ValueError as error:
+        raise LoraLabError(f"--adapters got {quoted(adapters)}, expected numbers such as 1,2,4.") from error
+    report = watched(
+        options,
+        lambda watcher: session.bench_mixed(targets=_listed(targets), adapters=counts, observer=watcher, **choices),
+    )
+    emit(report, options)
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 @bench_group.command("history")

@@ -25,7 +25,7 @@ class JobState(StrEnum):
 Call = Literal[
     "spectrum", "analyze", "inspect", "merge", "unmerge", "swap", "verify",
     "combine", "sweep", "compare_methods", "resize", "extract", "push", "pull", "bench_swap",
-    "bench_latency",
+    "bench_latency", "bench_mixed",
 ]  # fmt: skip
 
 

@@ -183,6 +183,60 @@ class Measuring(ABC):
         more = {"bottleneck": bottleneck, "dtype": dtype, "seed": self.seed}
         return self._kept(replace(report, inputs=inputs, parameters={**settings, **more}), save=save)
 
+    def bench_mixed(
+        self,
+        *,
+        base: str | None = None,
+        batch: int = 32,
+        length: int = 1,
+        adapters: Sequence[int] = (),
+        layers: int | None = None,
+        rank: int = 8,
+        targets: Sequence[str] = ("q_proj", "v_proj"),
+        dtype: str | None = None,
+        repeats: int | None = None,
+        device: str | None = None,
+        save: bool = True,
+        observer: Observer | None = None,
+    ) -> Report:
+        """Measure a batch whose rows belong to several adapters: factors beside the weights, or one merged at a time.
+
+        Parameters
+        ----------
+        base, layers, rank, targets, dtype, repeats, device, save : as of :meth:`bench_latency`
+        batch : sequences
+        length : tokens of each that go through at once; 1 is a step of generation
+        adapters : how many there are in the batch, several numbers in turn; none means 1, 2, 4, 8, 16 and 32, those of
+            them that divide the batch
+
+        Raises
+        ------
+        LoraLabError
+            the base's blocks are not known, a number does not divide the batch, there is no room, or the observer says
+            no.
+        """
+        from lora_lab.benchmarks.latency.mixed import MixedOptions, bench_mixed
+        from lora_lab.linalg.device import resolve_device
+
+        settings = {"batch": batch, "length": length, "layers": layers, "rank": rank, "dtype": dtype}
+        options = MixedOptions(
+            batch=batch,
+            length=length,
+            counts=tuple(adapters),
+            layers=layers,
+            rank=rank,
+            targets=tuple(targets),
+            dtype=dtype,
+            repeats=repeats,
+            device=resolve_device(device or self.device),
+            seed=self.seed,
+        )
+        model = None if base is None else self.base(base)
+        report = bench_mixed(model, options=options, observer=observer)
+        inputs = () if model is None else (record_of(model, fingerprints=Fingerprints(self._cache_folder)),)
+        more = {"adapters": list(adapters), "targets": list(targets), "repeats": repeats, "seed": self.seed}
+        return self._kept(replace(report, inputs=inputs, parameters={**settings, **more}), save=save)
+
     def _strategy(self, name: str) -> SwapStrategy:
         found = self.registry.strategies.get(name)
         if found is None:

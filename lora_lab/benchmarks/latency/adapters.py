@@ -90,7 +90,7 @@ def blocks_of(stack: Stack) -> Iterator[Block]:
         yield cast("Block", block)
 
 
-def factors_for(stack: Stack, targets: Sequence[str], rank: int, noise: Noise) -> list[dict[str, _Pair]]:
+def factors_for(stack: Stack, targets: Sequence[str], rank: int, noise: Noise) -> list[dict[str, Pair]]:
     """Random factors (A, B) of every target of every block; ΔW is about as large as W, so that no check is idle."""
     found = []
     for block in blocks_of(stack):
@@ -105,7 +105,7 @@ def factors_for(stack: Stack, targets: Sequence[str], rank: int, noise: Noise) -
     return found
 
 
-def unmerged(stack: Stack, factors: Sequence[dict[str, _Pair]]) -> Stack:
+def unmerged(stack: Stack, factors: Sequence[dict[str, Pair]]) -> Stack:
     """The stack with factors beside the weights."""
     made = twin_of(stack)
     for block, own in zip(blocks_of(made), factors, strict=True):
@@ -114,7 +114,7 @@ def unmerged(stack: Stack, factors: Sequence[dict[str, _Pair]]) -> Stack:
     return made
 
 
-def merged(stack: Stack, factors: Sequence[dict[str, _Pair]]) -> Stack:
+def merged(stack: Stack, factors: Sequence[dict[str, Pair]]) -> Stack:
     """The stack with round(W + BA) in place of the adapted weights, by the arithmetic of a merge."""
     made = twin_of(stack)
     changes = []
@@ -163,4 +163,4 @@ def own_parameters(variant: Stack, base: Stack) -> int:
     return layers + sum(module.lora_A.numel() + module.lora_B.numel() for module in loras)
 
 
-_Pair = tuple[torch.Tensor, torch.Tensor]
+Pair = tuple[torch.Tensor, torch.Tensor]
