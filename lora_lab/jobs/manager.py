@@ -50,6 +50,7 @@ class JobManager:
         self._queue: list[Job] = []
         self._running: Job | None = None
         self._child: asyncio.subprocess.Process | None = None
+        self._is_measuring = False  # what the child was started for
         self._stderr: IO[bytes] | None = None
         self._wake = asyncio.Event()
         self._loop_task: asyncio.Task[None] | None = None
@@ -104,15 +105,18 @@ class JobManager:
     async def _feed(self) -> None:
         """Give the child one job after another, keeping one warm between them."""
         while not self._is_closed:
+            job = self._foremost()
             try:
-                child, obstacle = await self._ready_child(), ""
+                child = await self._ready_child(is_measuring=job is not None and job.request.is_measurement)
+                obstacle = ""
             except OSError as error:  # no memory, no process, no interpreter
                 child, obstacle = None, error.strerror or type(error).__name__
-            if not self._queue:
+            if job is not self._foremost():  # others came, or went, while the child was started
+                continue
+            if job is None:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            job = max(self._queue, key=lambda queued: (queued.priority, -queued.id))
             self._queue.remove(job)
             if child is None:
                 job.error = f"No process could be started for this: {obstacle.lower()}."
@@ -132,13 +136,22 @@ class JobManager:
             finally:
                 self._running = None
 
-    async def _ready_child(self) -> asyncio.subprocess.Process:
+    def _foremost(self) -> Job | None:
+        return max(self._queue, key=lambda queued: (queued.priority, -queued.id), default=None)
+
+    async def _ready_child(self, *, is_measuring: bool) -> asyncio.subprocess.Process:
+        if self._child is not None and self._child.returncode is None and self._is_measuring != is_measuring:
+            _end(self._child, _KILL)
+            await self._child.wait()
         if self._child is None or self._child.returncode is not None:
-            # The child computes beside a screen that must stay quick: small decompositions gain nothing from threads.
+            self._is_measuring = is_measuring
             self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads would block the child
-            environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+            # A computation beside a screen that must stay quick yields to it, and small decompositions gain nothing
+            # from threads; what is measured has every thread, as a command has.
+            environment = dict(os.environ) if is_measuring else {"OMP_NUM_THREADS": "1", **os.environ}
+            manner = ("measuring",) if is_measuring else ()
             self._child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "lora_lab.jobs.worker", json.dumps(self._options)),
+                *(sys.executable, "-P", "-m", "lora_lab.jobs.worker", json.dumps(self._options), *manner),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=self._stderr,

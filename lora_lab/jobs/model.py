@@ -36,6 +36,11 @@ class JobRequest:
     call: Call
     arguments: Mapping[str, Any]
 
+    @property
+    def is_measurement(self) -> bool:
+        """Whether how long it takes is the result."""
+        return self.call.startswith("bench_")
+
 
 @dataclass(slots=True, eq=False)
 class Job:

@@ -131,7 +131,7 @@ def main() -> None:
     events = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="surrogatepass")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    if hasattr(os, "nice"):
+    if hasattr(os, "nice") and "measuring" not in sys.argv[2:]:
         os.nice(_NICENESS)
     from lora_lab.session import Session
 

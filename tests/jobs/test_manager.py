@@ -264,6 +264,33 @@ async def test_the_highest_priority_goes_first(manager: JobManager, watcher: Wat
     assert started == [jobs[0], jobs[1], jobs[2]]
 
 
+async def test_a_measurement_has_every_thread_and_no_other_manners(
+    manager: JobManager, watcher: Watcher, samples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is measured beside the screen is what a command would measure; other work yields to the screen again."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    measure = JobRequest(
+        "bench_swap",
+        {
+            "adapters": [str(samples / name) for name in ("banking77-r8-seed0", "snips-r8")],
+            "base": str(samples / "base"),
+            "strategies": ["fused"],
+            "repeats": 1,
+            "batches": [1],
+            "modules": ["model.layers.0.self_attn.q_proj"],
+            "save": False,
+        },
+    )
+    own, plain = os.nice(0), JobRequest("spectrum", {"locator": str(samples / "snips-r8")})
+    first, second, third = (manager.submit(request, title="") for request in (plain, measure, plain))
+    await watcher.until(lambda: third.is_over)
+    assert [job.state for job in (first, second, third)] == [JobState.DONE] * 3
+    report = next(event.report for event in watcher.events if event.job is second and event.kind == "result")
+    assert report is not None
+    environment = report.to_json()["environment"]
+    assert (environment["nice"], environment["threads"]) == (own, len(os.sched_getaffinity(0)))
+
+
 async def test_a_newer_job_of_a_group_replaces_the_older(manager: JobManager, watcher: Watcher, adapter: str) -> None:
     """What nobody waits for any more is cancelled, running or not."""
     running = manager.submit(analysis("slow", adapter), title="old", group="pane")
