@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_lab.domain.plan import CopiedFile, Plan, PlannedFile, Step, StepKind
 from lora_lab.domain.report import Finding
 from lora_lab.errors import FileFormatError, quoted
+from lora_lab.operations.planning import OUTPUT_LAYER
 from lora_lab.storage.files import inside, opened, read_at, read_json
 from lora_lab.storage.header import parsed_header, read_header
 from lora_lab.storage.layout import Entry, header_bytes, in_aligned_order
@@ -187,11 +188,16 @@ def _configured(document: dict[str, Any], base: Base, files: Sequence[PlannedFil
     if dtypes != before and len(dtypes) == 1:
         said = _NAMES[next(iter(dtypes)).value]
         document.update({key: said for key in ("dtype", "torch_dtype") if key in document})
-    if any(step.source is not None and step.name != step.source.name for file in files for step in file.steps):
+    if any(_is_parted(step) for file in files for step in file.steps):
         document["tie_word_embeddings"] = False
         if isinstance(document.get("text_config"), dict):
             document["text_config"] = {**document["text_config"], "tie_word_embeddings": False}
     return document
+
+
+def _is_parted(step: Step) -> bool:
+    """Whether a tensor was shared before, or is an output layer where there was none: a tie would hide it."""
+    return step.name == OUTPUT_LAYER if step.source is None else step.name != step.source.name
 
 
 def _index(raw: bytes, path: Path, files: Sequence[PlannedFile]) -> bytes:

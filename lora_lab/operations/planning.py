@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 _SUMMED: Final = (DType.F16, DType.BF16, DType.F32, DType.F64)
 _SHOWN: Final = 5
-_OUTPUT: Final = "lm_head.weight"  # as transformers calls the output layer of every model that ties it
+OUTPUT_LAYER: Final = "lm_head.weight"  # as transformers calls the output layer of every model that ties it
+_EMBEDDINGS: Final = ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "shared")
 # What acts outside the weights, so that no weight can stand for it.
 _NO_WEIGHT: Final = {
     "alora": "acts only after certain tokens, which no weight can say",
@@ -144,15 +145,20 @@ def _add_deltas(
 
 def _untied_name(changes: Changes, adapter: Adapter, delta: Delta, ref: TensorRef, base: Base, match: Match) -> str:
     """Name of the tensor that `delta` changes; where two layers share one and only one of them changes, they part."""
-    if any(feature.id == "weight_tying" for feature in adapter.features) or not is_tied(base):
+    if not _parts_ties(adapter, base):
         return ref.name
     own = f"{match.path_in_base(delta.module)}.weight"
     if own not in base.tensors and delta.kind is not DeltaKind.EXPERTS:
         changes.untied[own] = ref  # the output layer changes, the embedding does not
         return own
-    if delta.kind is DeltaKind.EMBEDDING and _OUTPUT not in base.tensors:
-        changes.untied.setdefault(_OUTPUT, ref)  # the embedding changes, the output layer does not
+    if delta.kind is DeltaKind.EMBEDDING and OUTPUT_LAYER not in base.tensors:
+        changes.untied.setdefault(OUTPUT_LAYER, ref)  # the embedding changes, the output layer does not
     return ref.name
+
+
+def _parts_ties(adapter: Adapter, base: Base) -> bool:
+    """Whether layers share a weight in the base, and the adapter was not told to train them as one."""
+    return is_tied(base) and not any(feature.id == "weight_tying" for feature in adapter.features)
 
 
 def _miss(
@@ -209,7 +215,7 @@ def _add_saved(
 def _put_saved(changes: Changes, adapter: Adapter, base: Base, name: str, part: Part) -> None:
     saved = part.saved
     assert saved is not None
-    ref = base.tensors.get(name)
+    ref = base.tensors.get(name, changes.untied.get(name))
     if ref is None:
         if saved.role is SavedRole.TRAINABLE_TOKENS:
             raise CompatibilityError(
@@ -228,6 +234,9 @@ def _put_saved(changes: Changes, adapter: Adapter, base: Base, name: str, part: 
     _require_summed(ref, base)
     changes.targets[name] = ref
     changes.parts[name].append(part)
+    is_copy = saved.role is SavedRole.MODULES_TO_SAVE and saved.module.rpartition(".")[2] in _EMBEDDINGS
+    if is_copy and OUTPUT_LAYER not in (*base.tensors, *changes.added) and _parts_ties(adapter, base):
+        changes.untied.setdefault(OUTPUT_LAYER, ref)  # PEFT trains a copy: the output layer keeps what it had
 
 
 def _name_in_base(saved: SavedTensor, match: Match, base: Base) -> str:

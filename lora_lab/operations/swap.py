@@ -9,6 +9,7 @@ from lora_lab.domain.progress import Unwatched
 from lora_lab.errors import LoraLabError, quoted
 from lora_lab.operations.ancestry import proven_by, require_behind, told_by
 from lora_lab.operations.execution import Execution
+from lora_lab.operations.held import taken_amiss
 from lora_lab.operations.layout import plan_of
 from lora_lab.operations.options import MergeOptions, SavedModules
 from lora_lab.operations.planning import changes_of
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from lora_lab.domain.base import Base
     from lora_lab.domain.plan import Plan
     from lora_lab.domain.progress import Observer
-    from lora_lab.domain.report import InputRecord, Report
+    from lora_lab.domain.report import Finding, InputRecord, Report
     from lora_lab.extension.contracts import Reader
     from lora_lab.operations.undo import Undo
     from lora_lab.storage.staging import StagedFolder
@@ -65,6 +66,10 @@ class _Swap:
             **self.options.words,
             **more,
         }
+
+    def taken_amiss(self, *, is_all: bool) -> tuple[Finding, ...]:
+        """Where what goes out is not what the receipt says is in."""
+        return taken_amiss(self.merged, self.old, self.old_options.strengths_for(self.old), is_all=is_all)
 
     @property
     def names(self) -> list[str]:
@@ -151,6 +156,7 @@ def _over_base(wanted: _Swap, base: Base) -> Report:
     stamps = [*base.shards, *(stamp for adapter in wanted.new for stamp in adapter.files)]
     arguments = wanted.arguments(base=base.locator)
     plan = plan_of("swap", base, changes, dtype=wanted.options.dtype, arguments=arguments, inputs=stamps)
+    plan = replace(plan, findings=(*plan.findings, *wanted.taken_amiss(is_all=True)))
 
     writer = _undo_writer(wanted, plan, base, None)
 
@@ -238,6 +244,7 @@ def _in_one_pass(wanted: _Swap) -> Report:
     ground = Subtractor(going, base, wanted.old, wanted.reader)
     direct = plan_of("swap", base, changes, dtype=wanted.options.dtype, arguments=wanted.arguments(), inputs=stamps)
     plan = planned_over(ground, direct)
+    plan = replace(plan, findings=(*plan.findings, *wanted.taken_amiss(is_all=False)))
 
     def work(staged: StagedFolder) -> Outcome:
         execution = RestoringExecution(ground, plan, wanted.new, wanted.reader, wanted.options, wanted.observer)

@@ -13,6 +13,7 @@ from lora_lab.errors import CompatibilityError, LoraLabError, quoted
 from lora_lab.linalg.subtraction import Doubt, doubt_about
 from lora_lab.operations.ancestry import proven_by, require_behind, told_by
 from lora_lab.operations.execution import Execution
+from lora_lab.operations.held import taken_amiss
 from lora_lab.operations.layout import other_files, plan_of, steps_of, weight_files
 from lora_lab.operations.options import MergeOptions, SavedModules
 from lora_lab.operations.planning import Changes, changes_of
@@ -249,6 +250,8 @@ def _by_subtraction(
     }
     stamps = [*merged.shards, *(stamp for adapter in adapters for stamp in adapter.files)]
     plan = plan_of("unmerge", base, changes, dtype=None, arguments=arguments, inputs=stamps)
+    amiss = taken_amiss(merged, adapters, options.strengths_for(adapters), is_all=False)
+    plan = replace(plan, findings=(*plan.findings, *amiss))
 
     def work(staged: StagedFolder) -> Outcome:
         doubts = Doubts(doubt_about)

@@ -15,6 +15,7 @@ from lora_lab.domain.report import Finding
 from lora_lab.errors import CompatibilityError, MissingFileError, quoted
 from lora_lab.linalg.verification import Diagnosis
 from lora_lab.operations.arithmetic import Comparer
+from lora_lab.operations.held import is_of
 from lora_lab.operations.layout import steps_of
 from lora_lab.operations.options import MergeOptions
 from lora_lab.operations.planning import Changes, changes_of
@@ -172,12 +173,7 @@ def _is_of(receipt: ReceiptFile, adapters: Sequence[Adapter]) -> bool:
     """Whether the receipt's first inputs are the files of `adapters`, in this order."""
     if len(receipt.inputs) < len(adapters) or len(receipt.arguments.get("adapters") or ()) != len(adapters):
         return False
-    for entry, adapter in zip(receipt.inputs, adapters, strict=False):
-        files = {Path(stamp.path).name: stamp.path for stamp in adapter.files}
-        own = {name: digest for name, digest in entry.sha256.items() if name in files}
-        if not own or any(sha256_of(files[name]) != digest for name, digest in own.items()):
-            return False
-    return True
+    return all(is_of(entry, adapter) for entry, adapter in zip(receipt.inputs, adapters, strict=False))
 
 
 def _compare(

@@ -136,3 +136,47 @@ def test_strength_is_of_the_difference(name: str, tmp_path: Path) -> None:
     half = {key: before[key].double() + 0.5 * (tensor - before[key].double()) for key, tensor in expected.items()}
     Session(cache=False).merge([str(adapter)], base=str(base), output=tmp_path / "out", strengths=[0.5])
     compare(tmp_path / "out", half)
+
+
+TIED: dict[str, dict[str, Any]] = {
+    "head, whose own weight PEFT saves along": {"target_modules": ["q_proj", "lm_head"]},
+    "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
+    "whole head": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "whole embedding": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    "tokens": {"target_modules": ["q_proj"], "trainable_token_indices": [3, 5]},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("settings", TIED.values(), ids=TIED.keys())
+def test_layers_that_share_a_weight(settings: dict[str, Any], tmp_path: Path) -> None:
+    """What transformers loads answers as the adapter on its base does, where the output layer is the embedding."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(5)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    net = LlamaForCausalLM(LlamaConfig(vocab_size=32, tie_word_embeddings=True, **sizes))
+    net.save_pretrained(tmp_path / "base")
+    model = get_peft_model(net, LoraConfig(r=4, lora_alpha=6, **settings)).eval()
+    disturbed(model)
+    model.save_pretrained(tmp_path / "adapter")
+    session = Session(cache=False)
+    session.merge(
+        [str(tmp_path / "adapter")],
+        base=str(tmp_path / "base"),
+        output=tmp_path / "out",
+        undo=tmp_path / "undo",
+    )
+    tokens = torch.arange(8)[None]
+    with torch.no_grad():
+        expected = model(tokens).logits
+        found = LlamaForCausalLM.from_pretrained(tmp_path / "out").eval()(tokens).logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=32 * EPS * float(expected.abs().max()))
+    session.unmerge(
+        str(tmp_path / "out"),
+        undo=tmp_path / "undo",
+        adapters=[str(tmp_path / "adapter")],
+        output=tmp_path / "back",
+    )
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "back" / name).read_bytes() == (tmp_path / "base" / name).read_bytes()

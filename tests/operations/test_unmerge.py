@@ -313,3 +313,43 @@ def test_a_fault_at_any_call(
             run(place, FaultyDisk(), resume=True)
         assert model_files(place / "back") == wanted, at
         assert [path.name for path in place.iterdir()] == ["back"], at
+
+
+# Held against the receipt.
+
+
+def test_what_goes_out_is_not_what_went_in(session: Session, merged: Path, adapter: Path, tmp_path: Path) -> None:
+    """Subtracting another adapter, or another strength of the same one, is said to; the right one is not."""
+    other = write_adapter(tmp_path / "other", factors(MODULES, seed=9))
+
+    def said(subject: Path, strength: float, output: str) -> list[str]:
+        report = session.unmerge(
+            str(merged), adapters=[str(subject)], strengths=[strength], output=tmp_path / output, dry_run=True
+        )
+        return [finding.message for finding in report.findings if finding.code == "other_inputs"]
+
+    assert said(adapter, 1.0, "right") == []
+    (message,) = said(other, 1.0, "wrong")
+    assert "'merged' says that it holds 'adapter' at strength 1, got 'other' at strength 1" in message
+    (message,) = said(adapter, 0.5, "half")
+    assert "got 'adapter' at strength 0.5" in message
+
+
+def test_what_a_swap_over_the_base_would_lose(session: Session, base: Path, adapter: Path, tmp_path: Path) -> None:
+    """Over the base everything goes; by subtraction the adapter that is not named stays, and nothing is amiss."""
+    other = write_adapter(tmp_path / "other", factors(MODULES, seed=9))
+    session.merge([str(adapter), str(other)], base=str(base), output=tmp_path / "both")
+
+    def codes(old: list[Path], **how: Any) -> set[str]:
+        report = session.swap(
+            str(tmp_path / "both"),
+            from_adapters=[str(path) for path in old],
+            to_adapters=[str(adapter)],
+            output=tmp_path / "out",
+            dry_run=True,
+            **how,
+        )
+        return {finding.code for finding in report.findings}
+
+    assert "other_inputs" in codes([other], base=str(base))
+    assert "other_inputs" not in codes([other, adapter], base=str(base)) | codes([other])
