@@ -12,7 +12,8 @@
     ├─ NumericalError              non-finite, precision
     ├─ OperationError              output exists, not merged, no space
     │  └─ CancelledError           stopped by the user
-    ├─ HubError                    not found, not allowed, offline, conflict
+    ├─ HubError                    not allowed, offline, conflict
+    │  └─ NotOnHubError            what was named is not there: repository, revision, file
     └─ PluginError                 load, contract, duplicate name
 
 Each message is one sentence that says what is wrong, where, what was found and what was expected; the hint is the
@@ -83,6 +84,10 @@ class CancelledError(OperationError):
 
 class HubError(LoraLabError):
     """The Hub said no, or could not be reached."""
+
+
+class NotOnHubError(HubError):
+    """The Hub answers, and has nothing of the name that was given: a repository, a revision or a place in it."""
 
 
 class PluginError(LoraLabError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from lora_lab.errors import CancelledError, HubError, LoraLabError, OperationError, PluginError
+from lora_lab.errors import CancelledError, HubError, LoraLabError, NotOnHubError, OperationError, PluginError
 
 
 class Exit(IntEnum):
@@ -29,9 +29,16 @@ def exit_of(error: LoraLabError) -> Exit:
     --------
     >>> exit_of(OperationError("The disk is full."))
     <Exit.FAILED: 3>
+
+    A name that the Hub does not know is wrong input, as a path that is not there is; a Hub that refuses has failed.
+
+    >>> exit_of(NotOnHubError("'org/nmae' was not found on the Hub."))
+    <Exit.WRONG_INPUT: 2>
     """
     if isinstance(error, CancelledError):
         return Exit.CANCELLED
+    if isinstance(error, NotOnHubError):
+        return Exit.WRONG_INPUT
     if isinstance(error, OperationError | HubError | PluginError):
         return Exit.FAILED
     return Exit.WRONG_INPUT

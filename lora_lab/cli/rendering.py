@@ -164,6 +164,8 @@ def _cell(column: Column, value: Any) -> str:
     kind = column.kind
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if kind is ColumnKind.VALUE and isinstance(value, dict):  # settings, as --param takes them
+        return ", ".join(f"{safe_text(name)}={_cell(column, one)}" for name, one in value.items()) or _NONE
     if kind is ColumnKind.VALUE and not isinstance(value, str | int | float):
         return safe_text(json.dumps(value, ensure_ascii=False))
     if kind is ColumnKind.BYTES:

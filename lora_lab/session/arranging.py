@@ -81,8 +81,8 @@ class Arranging(ABC):
         """Open whatever is there."""
 
     @abstractmethod
-    def base(self, locator: str, *, whole: bool = False, observer: Observer | None = None) -> Base:
-        """Open a model."""
+    def _whole_base(self, locator: str, *, dry_run: bool, observer: Observer | None) -> Base:
+        """Open a model all of whose files are on this machine; a dry run fetches none."""
 
     @abstractmethod
     def words(self) -> dict[str, Any]:
@@ -170,7 +170,7 @@ class Arranging(ABC):
 
         chosen, plugins = self._method(method)
         opened = self._opened(adapters, observer)
-        behind = self._behind(how, observer)
+        behind = self._behind(how, observer, dry_run=dry_run)
         with self._hashed(*opened, behind, skipped=dry_run) as hashing:
             report = sweep(
                 opened,
@@ -294,7 +294,7 @@ class Arranging(ABC):
 
         chosen, plugins = self._method(method)
         opened = self._opened(adapters, observer)
-        behind = self._behind(cut, observer)
+        behind = self._behind(cut, observer, dry_run=dry_run)
         with self._hashed(*opened, behind, skipped=dry_run) as hashing:
             report = combine(
                 opened,
@@ -322,9 +322,11 @@ class Arranging(ABC):
             opened.append(found)
         return opened
 
-    def _behind(self, cut: Cut, observer: Observer | None) -> Base | None:
+    def _behind(self, cut: Cut, observer: Observer | None, *, dry_run: bool = False) -> Base | None:
         locator = cut.get("base")
-        return None if locator is None else self.base(locator, whole=True, observer=InMebibytes(observer))
+        if locator is None:
+            return None
+        return self._whole_base(locator, dry_run=dry_run, observer=InMebibytes(observer))
 
     def _hashed(self, *subjects: Adapter | Base | None, skipped: bool = False) -> Hashing:
         """Hash all that a receipt tells of, whole, as a replay does."""

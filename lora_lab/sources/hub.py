@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from lora_lab.domain.progress import Unwatched
-from lora_lab.errors import HubError, UnsafeFileError, quoted
+from lora_lab.errors import NotOnHubError, UnsafeFileError, quoted
 from lora_lab.sources import hub_cache, hub_listing
 from lora_lab.sources.hub_fetching import Arrived, Fetching
 from lora_lab.sources.hub_listing import Listing, Wanted, wanted
@@ -114,7 +114,7 @@ class Hub:
         chosen = self.wanted(locator, is_recursive=is_recursive, allow_pickle=allow_pickle)
         run = Fetching(listing, locator.text, self.access, watcher, digest=digest, is_checking_all=is_checking_all)
         if not is_recursive and not any(file.name.endswith(_TO_OPEN) for file in chosen.files):
-            raise HubError(
+            raise NotOnHubError(
                 f"{quoted(locator.text)} has no weights and no configuration to fetch.",
                 hint=self._elsewhere(listing, place) or "Look at its files on its page.",
             )

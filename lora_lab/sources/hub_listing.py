@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.domain.report import Finding
-from lora_lab.errors import HubError, quoted
+from lora_lab.errors import HubError, NotOnHubError, quoted
 from lora_lab.safetext import is_suspicious
 from lora_lab.sources.hub_access import quiet_client
 from lora_lab.sources.hub_cache import COMMIT, cached_files, known_commit, note_commit
@@ -84,7 +84,7 @@ class Listing:
 
         Raises
         ------
-        HubError
+        NotOnHubError
             the repository has neither.
         """
         if not locator.subfolder or self.below(locator.subfolder):
@@ -93,7 +93,7 @@ class Listing:
             return locator.subfolder.rpartition("/")[0]
         folders = sorted({file.name.rpartition("/")[0] for file in self.files} - {""})
         known = f" It has {', '.join(quoted(folder) for folder in folders[:5])}." if folders else ""
-        raise HubError(
+        raise NotOnHubError(
             f"{quoted(self.repository)} has nothing called {quoted(locator.subfolder)} at {self.commit[:12]}.",
             hint=f"Check the part after the colon.{known}",
         )

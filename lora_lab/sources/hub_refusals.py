@@ -8,7 +8,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from lora_lab.errors import CancelledError, HubError, LoraLabError, OperationError, quoted
+from lora_lab.errors import CancelledError, HubError, LoraLabError, NotOnHubError, OperationError, quoted
 from lora_lab.safetext import safe_text, without_tokens
 
 if TYPE_CHECKING:
@@ -162,13 +162,15 @@ def _by_kind(error: BaseException, name: str, access: HubAccess) -> HubError | N
     if _is(error, "DisabledRepoError"):
         return HubError(f"{name} was disabled by its authors or by the Hub.", hint="Ask them, or use another copy.")
     if _is(error, "RevisionNotFoundError"):
-        return HubError(f"{name} has no such revision.", hint="Look at its branches, tags and commits on its page.")
+        return NotOnHubError(
+            f"{name} has no such revision.", hint="Look at the branches, tags and commits of its page."
+        )
     if _is(error, "RepositoryNotFoundError"):
         return _not_found(name, access)
     if _is(error, "RemoteEntryNotFoundError"):
         return HubError(f"{name} lists a file that it does not have.", hint="Try again; the repository is changing.")
     if _is(error, "HFValidationError"):
-        return HubError(f"{name} is no name that the Hub allows, expected org/name.", hint="Check its spelling.")
+        return NotOnHubError(f"{name} is no name that the Hub allows, expected org/name.", hint="Check its spelling.")
     if _is(error, "FileMetadataError"):
         return _no_hub(name, access)
     return None
@@ -181,14 +183,15 @@ def _no_hub(name: str, access: HubAccess) -> HubError:
 
 
 def _not_found(name: str, access: HubAccess) -> HubError:
+    """What a Hub that answers does not have; unless a token was kept back, which may be all that is in the way."""
     if access.token_hint():
         return HubError(f"{name} was not found, or is private.", hint=access.token_hint())
     if access.known_token() is None:
-        return HubError(
+        return NotOnHubError(
             f"{name} was not found on the Hub, or is private, and there is no token to ask with.",
             hint=f"Check the name. {_LOG_IN}",
         )
-    return HubError(
+    return NotOnHubError(
         f"{name} was not found on the Hub, or is private and this account does not see it.",
         hint="Check the name, and whose token it is: hf auth whoami",
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from lora_lab.domain.sharing import DEFAULT_BRANCH, Account, CardFacts, RemoteFile, Target
-from lora_lab.errors import HubError, LoraLabError, quoted
+from lora_lab.errors import HubError, LoraLabError, NotOnHubError, quoted
 from lora_lab.sources.hub_access import quiet_client
 from lora_lab.sources.hub_refusals import persistently, refusal_of
 from lora_lab.sources.locators import hub_locator
@@ -81,7 +81,7 @@ def look(named: Target, access: HubAccess, *, create_pr: bool, is_cancelled: Cal
         raise _not_yours(repository, owner, account, is_there=info is not None)
     if info is None:
         if create_pr:
-            raise HubError(
+            raise NotOnHubError(
                 f"{quoted(repository)} is not there, or is private, so that no pull request can be opened on it.",
                 hint="Check the name, or leave --create-pr out to make a repository of your own.",
             )

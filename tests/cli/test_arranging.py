@@ -63,6 +63,10 @@ def test_a_sweep_and_the_table_of_methods(tmp_path: Path, capsys: pytest.Capture
     assert {row["id"] for row in said["methods"]} >= {"linear", "ties", "slerp"}
     assert said["parameters"] == {"rank": 4, "modules": ["*layers.0*attn*"], "whole": "refuse"}
     assert len(said["inputs"]) == 2
+    assert run("methods", a, b, *sample, "--method", "linear", "--method", "dare_linear") == 0
+    shown = capsys.readouterr().out
+    assert "density=0.5, space=delta" in shown
+    assert "{" not in shown
     assert run("methods", a, b, *sample, "--method", "slerp", "--strength", "1", "--strength", "-1") == 0
     assert "not both zero" in capsys.readouterr().err
     assert run("methods", "--rank", "4") == 2

@@ -338,6 +338,21 @@ def test_a_merge_takes_the_whole(place: Place, tmp_path: Path) -> None:
     assert not any("#header" in name for record in receipt["inputs"] for name in record["sha256"])
 
 
+@pytest.mark.parametrize("command", ["extract", "combine", "resize"])
+def test_a_dry_run_takes_no_model(place: Place, tmp_path: Path, command: str) -> None:
+    """Neither of those that an adapter is made from nor the one that DoRA needs; it says what would be fetched."""
+    size = sum(path.stat().st_size for path in place.base.glob("*.safetensors"))
+    sources = {
+        "extract": (str(place.base), "anna/base"),
+        "combine": (place.adapter, place.adapter, "--base", "anna/base"),
+        "resize": (place.adapter, "--base", "anna/base", "--rank", "2"),
+    }
+    before = len(place.ranges())
+    said = place.lab(command, *sources[command], "-o", str(tmp_path / "out"), "--dry-run", home=command, code=3)
+    assert f"{figures.size(size)} would be fetched" in said
+    assert len(place.ranges()) == before
+
+
 def test_a_server_without_ranges_is_refused_in_one_sentence(place: Place) -> None:
     """And what to do instead."""
     place.hub.faults.add("GET /object/", origin="storage", ignore_range=True, times=99)

@@ -53,7 +53,7 @@ def test_a_repository_is_listed(hub: HubServer, tmp_path: Path, adapter: Path) -
     only = hub.run_lab("ls", "anna/many:checkpoint-9", "--json", home=tmp_path).ok().json
     assert len(only["adapters"]) == 1
     wrong = hub.run_lab("inspect", "anna/many", home=tmp_path)
-    assert wrong.code == 3
+    assert wrong.code == 2
     assert "'anna/many:checkpoint-9'" in wrong.err
 
 

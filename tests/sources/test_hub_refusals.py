@@ -70,10 +70,33 @@ def test_one_sentence_each(shelf: HubServer, tmp_path: Path) -> None:
     asked = json.dumps([(locator, token) for locator, token, *_ in REFUSED.values()])
     said = shelf.run_python(ASKED, home=tmp_path, more={"ASKED": asked, "TOGETHER": "1"}).ok().json
     for (locator, _, words, step), (kind, message, hint) in zip(REFUSED.values(), said, strict=True):
-        assert (kind, words in message, step in hint) == ("HubError", True, True), (locator, message, hint)
+        assert (words in message, step in hint) == (True, True), (locator, message, hint)
+        assert kind == ("HubError" if words in ("gated", "does not accept the token") else "NotOnHubError"), locator
         assert message.count(". ") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("missing", 2),
+        ("missing without a token", 2),
+        ("revision", 2),
+        ("folder", 2),
+        ("file", 2),
+        ("name", 2),
+        ("gated", 3),
+        ("token", 3),
+    ],
+)
+def test_a_name_that_is_not_there_is_wrong_input_and_a_refusal_a_failure(
+    shelf: HubServer, tmp_path: Path, name: str, code: int
+) -> None:
+    locator, token, *_ = REFUSED[name]
+    assert shelf.run_lab("pull", locator, home=tmp_path, token=token).code == code
+
+
+def test_what_is_said_is_two_lines(shelf: HubServer, tmp_path: Path) -> None:
     ran = shelf.run_lab("pull", "anna/none", home=tmp_path)
-    assert ran.code == 3
     assert len(ran.err.splitlines()) == 2
     assert ran.err.startswith("lora-lab: 'anna/none' was not found")
 

@@ -103,7 +103,7 @@ def test_pull_and_look(served: tuple[str, dict[str, bytes]], tmp_path: Path) -> 
     assert tagged["inputs"][0]["revision"] == pulled["revision"]
     assert run_lab("ls", "anna/a", "--json", "--offline", endpoint=url, home=home).ok().json["adapters"][0]["modules"]
     missing = run_lab("pull", "anna/b", endpoint=url, home=home)
-    assert missing.code == 3
+    assert missing.code == 2
     assert "not found" in missing.err
 
 
