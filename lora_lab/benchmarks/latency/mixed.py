@@ -15,7 +15,7 @@ import torch
 from lora_lab.benchmarks.columns import SPREAD
 from lora_lab.benchmarks.latency.adapters import factors_for
 from lora_lab.benchmarks.latency.checking import relative_distance, tolerance_of
-from lora_lab.benchmarks.latency.grid import WARM_UPS, Cell, Course, course_of
+from lora_lab.benchmarks.latency.grid import WARM_UPS, Cell, Course, Speed, course_of
 from lora_lab.benchmarks.latency.setup import Setup, require_counts, require_targets, setup_of
 from lora_lab.benchmarks.latency.several import Switching, grouped
 from lora_lab.benchmarks.measurement import Measurement
@@ -175,26 +175,34 @@ def _contestant_count(options: MixedOptions) -> int:
 
 def _course(setup: Setup, options: MixedOptions) -> Course:
     """Layers and rounds: what a block takes is measured, and what swapping its adapted weights takes."""
-    variants = len(_KINDS) * len(options.counts)
-    speed = setup.speed()
-    swaps = sum(count - 1 for count in options.counts) + 1
+    seconds = 0.0
     if max(options.counts) > 1:
         trial = setup.stack(0, 1)
         pair = [factors_for(trial, options.targets, options.rank, setup.noise()) for _ in range(2)]
         switching = Switching(trial, pair)
         seconds = min(setup.measurement.once(partial(switching.to, there)) for there in (1, 0, 1))
-        # course_of counts in forward passes of one block: swaps are spread over them.
-        speed = replace(speed, floor_seconds=speed.floor_seconds + seconds * swaps / variants)
     return course_of(
         setup.shape,
-        speed,
+        _as_forwards(setup.speed(), seconds, options.counts),
         whole=setup.whole,
-        variants=variants,
+        variants=len(_KINDS) * len(options.counts),
         may_cut=setup.may_cut,
         cells=(Cell(options.batch, options.length),),
         layers=options.layers,
         repeats=options.repeats,
     )
+
+
+def _as_forwards(speed: Speed, swap_seconds: float, counts: Sequence[int]) -> Speed:
+    """`speed` as if every way were one forward pass of the whole batch.
+
+    Of N adapters grouped is one pass, switched and merged are N each with as many operations in all, and N − 1 swaps;
+    one swap is timed alone.
+    """
+    ways = len(_KINDS) * len(counts)
+    passes = sum(1 + 2 * count for count in counts)
+    swaps = sum(count - 1 for count in counts) + 1
+    return replace(speed, floor_seconds=(passes * speed.floor_seconds + swaps * swap_seconds) / ways)
 
 
 def _check(setup: Setup, base: Stack, stacks: dict[int, Stack], switching: Switching) -> None:

@@ -15,6 +15,7 @@ from lora_lab.benchmarks.clock import Clock
 from lora_lab.benchmarks.latency import mixed
 from lora_lab.benchmarks.latency.adapters import blocks_of, factors_for
 from lora_lab.benchmarks.latency.blocks import BlockShape, Noise, stack_of
+from lora_lab.benchmarks.latency.grid import Cell, Speed, block_flops
 from lora_lab.benchmarks.latency.mixed import MixedOptions
 from lora_lab.benchmarks.latency.several import GroupedLinear, Switching, grouped
 from lora_lab.benchmarks.rounds import Contestant, Rounds
@@ -93,6 +94,14 @@ def test_the_crossing_follows_from_paired_rounds(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Switching, "drift", lambda _: 0.0)
     summary = mixed._summary(rounds, [one, four], Switching.__new__(Switching)).values
     assert (summary["switching_wins_up_to"], summary["grouping_wins_from"], summary["swap_seconds"]) == (1, 4, 0.5)
+
+
+def test_what_a_round_takes_is_foretold() -> None:
+    """By hand: of 1 and 4 adapters 3 + 9 passes over the weights, 3 swaps and one more, and six batches of work."""
+    speed = mixed._as_forwards(Speed(0.5, 2.0**-10), 0.25, (1, 4))
+    cell = Cell(8, 1)
+    right = 12 * 0.5 + 4 * 0.25 + 6 * block_flops(SHAPE, cell) * 2.0**-10
+    assert speed.round_seconds(SHAPE, 1, cell, 6) == pytest.approx(right)
 
 
 def test_json_of_the_command(base: str) -> None:
