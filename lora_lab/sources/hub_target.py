@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from lora_lab.domain.sharing import DEFAULT_BRANCH, Account, CardFacts, RemoteFile, Target
 from lora_lab.errors import HubError, LoraLabError, NotOnHubError, quoted
 from lora_lab.sources.hub_access import quiet_client
-from lora_lab.sources.hub_refusals import persistently, refusal_of
+from lora_lab.sources.hub_refusals import persistently, refusal_of, status_of
 from lora_lab.sources.locators import hub_locator
 
 if TYPE_CHECKING:
@@ -138,13 +138,17 @@ class _Asking:
 
     def info(self, repository: str, revision: str | None) -> ModelInfo | None:
         """What the Hub says of a repository; None where it shows none, or not that branch of it."""
-        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
         def look() -> ModelInfo | None:
             try:
                 return self.api.model_info(repository, revision=revision, files_metadata=True)
             except (RepositoryNotFoundError, RevisionNotFoundError):
                 return None
+            except HfHubHTTPError as error:
+                if status_of(error) == 404:  # without the code that says of what: a mirror, or a name of one word
+                    return None
+                raise
 
         return self.of(look, repository, "be looked at")
 
@@ -192,4 +196,4 @@ def _card(asking: _Asking, repository: str, head: ModelInfo) -> str | None:
 def _not_yours(repository: str, owner: str, account: Account, *, is_there: bool) -> HubError:
     belongs = f"{quoted(repository)} belongs to {quoted(owner)}" if is_there else f"{quoted(owner)} is another account"
     step = "Offer the change as a pull request: --create-pr" if is_there else f"Push to {account.name}/NAME instead."
-    return HubError(f"{belongs}, and the token is {quoted(account.name)}'s.", hint=step)
+    return HubError(f"{belongs}, and the token is of {quoted(account.name)}.", hint=step)

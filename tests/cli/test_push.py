@@ -301,6 +301,17 @@ def test_a_gated_repository_of_ones_own_takes_a_push(desk: Desk, small: Path) ->
     assert desk.push(small, "anna/gated")["verdict"] is True
 
 
+def test_a_base_that_the_hub_does_not_have_is_told(desk: Desk, small: Path) -> None:
+    """Of a name of one word too, to which a server may say 404 and no more; the samples' own is such a one."""
+    for name in ("anna/nowhere", "base"):
+        said = desk.push(small, "anna/based", base_model=name, dry_run=True)["document"]
+        assert "base_not_found" in {one["code"] for one in said["warnings"]}, name
+        assert said["base_models"] == [name]
+    refused = desk.push(small, "anna/based", base_model=None, dry_run=True)
+    assert "names the base model 'base', which is on this machine" in refused["error"]
+    assert "--base-model" in refused["hint"]
+
+
 def test_a_name_that_is_taken_meanwhile_is_told(desk: Desk, small: Path) -> None:
     desk.hub.faults.add("POST /api/repos/create", status=409, body="taken", headers={"X-Error-Message": "You have it"})
     error = desk.push(small, "anna/taken")["error"]
@@ -320,7 +331,9 @@ def test_of_two_pushes_at_once_one_is_told_and_nothing_is_overwritten(
     hub.faults.add("POST /api/models/anna/it/commit/", delay_seconds=1.5, times=2)
     with ThreadPoolExecutor(2) as pool:
         jobs = [
-            pool.submit(push, hub, tmp_path / name, folder, "anna/it") for name, folder in (("a", small), ("b", other))
+            # Not through Xet, whose store in a folder lets in one process at a time.
+            pool.submit(push, hub, tmp_path / name, folder, "anna/it", xet=False)
+            for name, folder in (("a", small), ("b", other))
         ]
         ran = [job.result() for job in jobs]
     assert sorted(one.code for one in ran) == [0, 3]
