@@ -103,6 +103,7 @@ def _chosen(options: dict[str, Any], *names: str) -> dict[str, Any]:
 @click.argument("sources", nargs=-1, required=True, metavar="ADAPTER...")
 @click.option("--method", default="linear", show_default=True, metavar="ID", help="What `lora-lab methods` lists.")
 @click.option("--param", "settings", multiple=True, metavar="K=V", help="A parameter of the method; may be repeated.")
+@click.option("--density", metavar="D", help="Short for --param density=D, the share of entries that a method keeps.")
 @_strength_options
 @click.option(
     "--sweep",
@@ -115,7 +116,9 @@ def _chosen(options: dict[str, Any], *names: str) -> dict[str, Any]:
 @_written_options
 @session_options
 @output_options
-def combine_command(sources: Sequence[str], settings: Sequence[str], sweeps: Sequence[str], **options: Any) -> None:
+def combine_command(
+    sources: Sequence[str], settings: Sequence[str], density: str | None, sweeps: Sequence[str], **options: Any
+) -> None:
     """Make one adapter out of several.
 
     By the change of weights that each of them is, whatever its rank and scaling. `lora-lab methods A B --rank R` says
@@ -129,6 +132,8 @@ def combine_command(sources: Sequence[str], settings: Sequence[str], sweeps: Seq
     if sweeps and options["strengths"]:
         raise click.UsageError("--strength is of one output and --sweep of several: give one of them.")
     session = make_session(options)
+    if density is not None:
+        settings = (*settings, f"density={density}")
     choices = _chosen(options, "method", *_WHOLE, *_KEPT, *_WRITING) | {"settings": parameters_of(settings)}
     if sweeps:
         sets = sets_of_strengths(sweeps)

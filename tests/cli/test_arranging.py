@@ -38,6 +38,23 @@ def test_combine_and_resize_and_replay(tmp_path: Path, capsys: pytest.CaptureFix
     assert not (tmp_path / "no").exists()
 
 
+def test_density_is_short_for_the_parameter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same bytes and the same receipt's settings; a method that has none says so."""
+    a, b = (str(SAMPLES / name) for name in ("banking77-r8-seed0", "snips-r8"))
+    words = ("combine", a, b, "--module", "*layers.0*attn*", "--rank", "4", "--json")
+    settings = []
+    for name, how in (("short", ("--density", "0.3")), ("long", ("--param", "density=0.3"))):
+        assert run(*words, "--method", "ties", *how, "-o", str(tmp_path / name)) == 0
+        settings.append(json.loads(capsys.readouterr().out)["arguments"]["settings"])
+    assert settings[0] == settings[1]
+    assert settings[0]["density"] == 0.3
+    short, long = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("short", "long"))
+    assert short == long
+    for refused in (("--method", "linear", "--density", "0.3"), ("--method", "ties", "--density", "2")):
+        assert run(*words, *refused, "-o", str(tmp_path / "refused")) == 2
+        assert "density" in capsys.readouterr().err
+
+
 def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("methods", "--json") == 0
     rows = json.loads(capsys.readouterr().out)["methods"]
