@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.analyses.placing import Placing, is_turned, placed, store_key
-from lora_lab.analyses.summaries import fault_finding
+from lora_lab.analyses.summaries import counted, fault_finding
 from lora_lab.analyses.watching import watched
 from lora_lab.domain.parameters import Parameter, ParameterKind
 from lora_lab.domain.progress import stop_if_cancelled
@@ -276,8 +276,8 @@ class _Work:
         if self._fewer:
             yield Finding(
                 "fewer_directions",
-                f"{_some(self._fewer)} have fewer directions than {self._rank}: all that are not numerically zero are "
-                "compared.",
+                f"There are fewer directions than {self._rank} in {_some(self._fewer)}: all that are not numerically "
+                "zero are compared.",
             )
 
 
@@ -297,7 +297,8 @@ def _ratio(above: float, below: float) -> float | None:
 
 def _some(names: list[str]) -> str:
     shown = ", ".join(quoted(name) for name in names[:_SHOWN])
-    return f"{len(names)} modules: {shown}" + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{counted(names, 'module', 'modules')}: {shown}{more}"
 
 
 def _totals(rows: list[dict[str, Any]]) -> dict[str, Any]:

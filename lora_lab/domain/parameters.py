@@ -80,8 +80,8 @@ class Parameter:
         return text
 
     def _range(self) -> str:
-        low = "-∞" if self.minimum is None else f"{self.minimum:g}"
-        high = "∞" if self.maximum is None else f"{self.maximum:g}"
+        low = "-∞" if self.minimum is None else _plain(self.minimum)
+        high = "∞" if self.maximum is None else _plain(self.maximum)
         return f"a finite {self.kind} from {low} to {high}"
 
     def _refusal(self, value: object, expected: str) -> LoraLabError:
@@ -89,6 +89,11 @@ class Parameter:
             f"The parameter {self.id} is {quoted(value)}, expected {expected}.",
             hint="" if self.default is None else f"Its default is {self.default}.",
         )
+
+
+def _plain(bound: float) -> str:
+    """A bound as one types it: all digits of a whole number."""
+    return str(int(bound)) if float(bound).is_integer() and abs(bound) < 1e15 else f"{bound:g}"
 
 
 def parse_parameters(declared: Sequence[Parameter], given: Mapping[str, Any]) -> dict[str, Any]:

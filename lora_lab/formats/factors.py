@@ -148,9 +148,10 @@ def _usable(delta: Delta, ref: TensorRef, tensor: torch.Tensor, *, allow_nonfini
     if not torch.isfinite(tensor.sum(dtype=torch.float64)):
         bad = int((~torch.isfinite(tensor)).sum())
         if bad:
+            held = "1 value that is" if bad == 1 else f"{bad} values that are"
             raise NumericalError(
-                f"The factor {quoted(ref.name)} of {quoted(delta.module)} in {quoted(ref.file.path)} holds {bad} "
-                "values that are NaN or infinite, expected finite numbers.",
+                f"The factor {quoted(ref.name)} of {quoted(delta.module)} in {quoted(ref.file.path)} holds {held} "
+                "NaN or infinite, expected finite numbers.",
                 hint="The training diverged, or the file is damaged.",
             )
     return tensor

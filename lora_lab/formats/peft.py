@@ -169,7 +169,10 @@ def _tensors(
 
 def _require_factors(weights: Path, tensors: Mapping[str, TensorRef], keys: Keys) -> None:
     if not tensors:
-        raise AdapterError(f"{quoted(weights)} contains no tensors, expected the factors of an adapter.")
+        raise AdapterError(
+            f"{quoted(weights)} contains no tensors, expected the factors of an adapter.",
+            hint="It was saved without them; fetch or save it again.",
+        )
     if not any(keys.parts.values()) and not keys.unknown:
         first = next(iter(tensors))
         raise AdapterError(

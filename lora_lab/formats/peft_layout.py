@@ -193,8 +193,9 @@ class _Maker:
 
 def _mismatch(module: str, lora_A: TensorRef, lora_B: TensorRef) -> AdapterError:
     return AdapterError(
-        f"The module {quoted(module)} has lora_A of shape {list(lora_A.shape)} and lora_B of shape "
-        f"{list(lora_B.shape)}, expected (rank, in) and (out, rank) of one rank."
+        f"The module {quoted(module)} in {quoted(lora_A.file.path)} has lora_A of shape {list(lora_A.shape)} and "
+        f"lora_B of shape {list(lora_B.shape)}, expected (rank, in) and (out, rank) of one rank.",
+        hint="The factors are of different trainings, or were cut: fetch or save the file again.",
     )
 
 

@@ -113,8 +113,10 @@ def _add_deltas(
     clashes = [clash for clash in match.clashes if clash.module in names]
     if clashes:
         first = clashes[0]
+        who = "1 module" if len(clashes) == 1 else f"{len(clashes)} modules"
         raise CompatibilityError(
-            f"{len(clashes)} modules of {quoted(adapter.name)} have another shape than {quoted(base.name)}: "
+            f"{who} of {quoted(adapter.name)} {'has' if len(clashes) == 1 else 'have'} another shape than "
+            f"{quoted(base.name)}: "
             f"{quoted(first.module)} has ΔW {list(first.expected)}, got a weight {list(first.got)}.",
             hint="This is not the base it was trained on, or not in this orientation.",
         )
@@ -172,7 +174,8 @@ def _miss(
         return
     near = match.unmatched[lost[0]]
     meant = f"{quoted(lost[0])} may be {quoted(near[0])}. " if near else ""
-    raise CompatibilityError(f"{sentence}.", hint=f"{meant}lora-lab check says more; --partial leaves them out.")
+    way_out = "" if len(lost) == len(adapter.deltas) else "; --partial leaves them out"
+    raise CompatibilityError(f"{sentence}.", hint=f"{meant}lora-lab check says more{way_out}.")
 
 
 def _require_summed(ref: TensorRef, base: Base) -> None:

@@ -139,7 +139,7 @@ def previewed(plan: Plan, names: Sequence[str], target: Target) -> Report:
         "tensors_to_change": len(updates),
     }
     scalars = (*report.scalars, Scalars("plan", "Plan", PLANNED, planned))
-    return replace(report, scalars=scalars, findings=findings)
+    return replace(report, inputs=tuple(target.inputs()), scalars=scalars, findings=findings)
 
 
 def require_apart(output: Path, inputs: Iterable[FileStamp]) -> None:

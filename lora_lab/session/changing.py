@@ -107,7 +107,7 @@ class Changing(ABC):
             raise LoraLabError("There is nothing to merge, expected at least one adapter.")
         opened = [self.adapter(locator, observer=observer) for locator in adapters]
         model = self._whole_base(base, dry_run=dry_run, observer=observer)
-        with self._hashing(*opened, model, skipped=dry_run) as hashing:
+        with self._hashing(*opened, model, is_dry=dry_run) as hashing:
             return merge(
                 opened,
                 model,
@@ -194,7 +194,7 @@ class Changing(ABC):
         kept = _opened(undo)
         opened = [self.adapter(locator, observer=observer) for locator in adapters or (kept.locators if kept else ())]
         behind = None if base is None else self._whole_base(base, dry_run=dry_run, observer=observer)
-        with self._hashing(*opened, model, behind, skipped=dry_run) as hashing:
+        with self._hashing(*opened, model, behind, is_dry=dry_run) as hashing:
             return unmerge(
                 model,
                 Path(output),
@@ -253,7 +253,7 @@ class Changing(ABC):
         old = [self.adapter(locator, observer=observer) for locator in from_adapters]
         new = [self.adapter(locator, observer=observer) for locator in to_adapters]
         behind = None if base is None else self._whole_base(base, dry_run=dry_run, observer=observer)
-        with self._hashing(*old, *new, model, behind, skipped=dry_run) as hashing:
+        with self._hashing(*old, *new, model, behind, is_dry=dry_run) as hashing:
             return swap(
                 model,
                 old,
@@ -272,10 +272,11 @@ class Changing(ABC):
                 observer=observer,
             )
 
-    def _hashing(self, *subjects: Adapter | Base | None, skipped: bool = False) -> Hashing:
-        """Hash all that a receipt tells of, whole: each file once, as long as it stays as it is."""
-        there = [] if skipped else [subject for subject in subjects if subject is not None]
-        return Hashing(there, is_whole=True, fingerprints=Fingerprints(self._cache_folder))
+    def _hashing(self, *subjects: Adapter | Base | None, is_dry: bool = False) -> Hashing:
+        """Hash all that a receipt tells of: each file once, as long as it stays as it is; the headers for a dry run."""
+        there = [subject for subject in subjects if subject is not None]
+        known = Fingerprints(self._cache_folder)
+        return Hashing(there, headers_only=is_dry, is_whole=True, fingerprints=known)
 
     def _summing_device(self) -> str:
         """The processor unless another device is asked for: the disk decides how long it takes, and bits differ."""

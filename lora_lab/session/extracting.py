@@ -61,7 +61,7 @@ class Extracting(Proving):
         drawn = self.seed if seed is None else seed
         options = ExtractOptions(rank, energy, save_others, dtype_named(dtype), drawn, tuple(modules))
         before, after = (self._whole_base(one, dry_run=dry_run, observer=observer) for one in (base, finetuned))
-        with self._hashing(before, after, skipped=dry_run) as hashing:
+        with self._hashing(before, after, is_dry=dry_run) as hashing:
             report = extract(
                 before,
                 after,

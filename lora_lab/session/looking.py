@@ -226,7 +226,10 @@ def _check_inputs(analysis: Analysis, locators: Sequence[str], base: str | None)
     if not fewest <= len(locators) <= most:
         expected = str(fewest) if fewest == most else f"{fewest} to {most}"
         got = "one input" if len(locators) == 1 else f"{len(locators)} inputs"
-        raise LoraLabError(f"The analysis {quoted(analysis.id)} got {got}, expected {expected}.")
+        raise LoraLabError(
+            f"The analysis {quoted(analysis.id)} got {got}, expected {expected}.",
+            hint="lora-lab ls lists the adapters and models of a folder.",
+        )
     if analysis.base is Need.REQUIRED and base is None:
         raise LoraLabError(
             f"The analysis {quoted(analysis.id)} needs the base model, and none was given.", hint="Pass --base BASE."

@@ -98,7 +98,7 @@ class Hashing:
 
     Parameters
     ----------
-    is_whole, fingerprints : as of :func:`record_of`
+    headers_only, is_whole, fingerprints : as of :func:`record_of`
     remote : models that are read in parts: what was moved of them is known at the end alone
     """
 
@@ -106,16 +106,18 @@ class Hashing:
         self,
         subjects: Sequence[Adapter | Base],
         *,
+        headers_only: bool = False,
         is_whole: bool = False,
         fingerprints: Fingerprints | None = None,
         remote: Sequence[RemoteModel] = (),
     ) -> None:
+        how = {"headers_only": headers_only, "is_whole": is_whole}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="hashing")
         places = {model.place for model in remote}
         self._records: list[Callable[[], InputRecord]] = [
             partial(record_of, subject, remote=remote)
             if subject.path in places
-            else self._pool.submit(record_of, subject, is_whole=is_whole, fingerprints=fingerprints).result
+            else self._pool.submit(record_of, subject, **how, fingerprints=fingerprints).result
             for subject in subjects
         ]
 

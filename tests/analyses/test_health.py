@@ -179,7 +179,7 @@ def test_a_file_with_nan_is_read_to_its_end(tmp_path):
         "model.layers.10.self_attn.q_proj": [],
     }
     (finding,) = report.findings
-    assert "holds 1 values that are NaN" in finding.message
+    assert "holds 1 value that is NaN" in finding.message
     assert json.loads(json.dumps(report.to_json(), allow_nan=False))["totals"]["not_finite"] == 1
 
 

@@ -184,7 +184,12 @@ def test_modules_without_a_place(base: Path, tmp_path: Path) -> None:
         merged(adapter, base, tmp_path / "out")
     assert "'model.layers.2.self_attn.q_prof' may be 'model.layers.2.self_attn.q_proj'" in caught.value.hint
     report = merged(adapter, base, tmp_path / "out", partial=True)
+    assert "--partial" in caught.value.hint
     assert "q_prof" in next(one.message for one in report.findings if one.code == "left_out")
+    lost = write_adapter(tmp_path / "lost", factors({"encoder.query": (24, 16)}))
+    with pytest.raises(CompatibilityError, match="1 of 1 modules of 'lost'") as caught:
+        merged(lost, base, tmp_path / "none", partial=True)
+    assert "--partial" not in caught.value.hint  # nothing would be left to merge
 
 
 def test_a_base_of_other_shapes(adapter: Path, tmp_path: Path) -> None:
