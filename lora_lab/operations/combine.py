@@ -152,7 +152,7 @@ class Made(NamedTuple):
     def planned(self, target: CombineTarget) -> Report:
         """The receipt of a run that writes nothing."""
         rows = [{"path": name, "size_bytes": size, "sha256": ""} for name, size in self.files.sizes.items()]
-        return with_receipt(self.report, self.operation, self.arguments, rows, {}, (), target.plugins)
+        return with_receipt(self.report, self.operation, self.arguments, rows, {}, target.inputs(), target.plugins)
 
     def staged(self, target: CombineTarget) -> StagedFolder:
         """The folder in the making."""

@@ -117,7 +117,7 @@ def extract(
     report = _report(found, base, finetuned, options, sum(t.numel() for name, t in tensors.items() if ".lora_" in name))
     if dry_run:
         expected = [Finished(name, "", size) for name, size in files.sizes.items()]
-        return _with_receipt(report, _arguments(base, finetuned, options), expected, {}, ())
+        return _with_receipt(report, _arguments(base, finetuned, options), expected, {}, inputs())
 
     def told(files: Sequence[Finished]) -> Report:
         numbers = {

@@ -28,11 +28,6 @@ def is_of(entry: Input, adapter: Adapter) -> bool:
     return bool(own) and all(sha256_of(files[name]) == digest for name, digest in own.items())
 
 
-def holds_adapters(receipt: ReceiptFile) -> bool:
-    """Whether what the receipt tells of put adapters into a model."""
-    return receipt.operation in _HOLDING and bool(receipt.arguments.get(_HOLDING[receipt.operation][0]))
-
-
 def taken_amiss(
     merged: Base, adapters: Sequence[Adapter], strengths: Sequence[float], *, is_all: bool
 ) -> tuple[Finding, ...]:

@@ -15,7 +15,7 @@ from lora_lab.domain.report import Finding
 from lora_lab.errors import CompatibilityError, MissingFileError, quoted
 from lora_lab.linalg.verification import Diagnosis
 from lora_lab.operations.arithmetic import Comparer
-from lora_lab.operations.held import holds_adapters, is_of
+from lora_lab.operations.held import is_of
 from lora_lab.operations.layout import steps_of
 from lora_lab.operations.options import MergeOptions
 from lora_lab.operations.planning import Changes, changes_of
@@ -89,12 +89,6 @@ def verify(
         )
     place = find_receipt(merged.path)
     receipt = None if place is None else read_receipt(place)
-    if base is not None and not adapters and receipt is not None and holds_adapters(receipt):
-        raise CompatibilityError(
-            f"The receipt of {quoted(merged.name)} tells of adapters, and none is given to add to "
-            f"{quoted(base.name)}, expected them too.",
-            hint="Give them with --adapter, in the order of the merge; without --base the hashes alone are compared.",
-        )
     findings: list[Finding] = []
     files = [] if receipt is None else _files(receipt, merged, findings, observer)
     hashes = all(row["ok"] for row in files) if receipt is not None else None

@@ -171,7 +171,7 @@ class Arranging(ABC):
         chosen, plugins = self._method(method)
         opened = self._opened(adapters, observer)
         behind = self._behind(how, observer, dry_run=dry_run)
-        with self._hashed(*opened, behind, skipped=dry_run) as hashing:
+        with self._hashed(*opened, behind, is_dry=dry_run) as hashing:
             report = sweep(
                 opened,
                 chosen,
@@ -295,7 +295,7 @@ class Arranging(ABC):
         chosen, plugins = self._method(method)
         opened = self._opened(adapters, observer)
         behind = self._behind(cut, observer, dry_run=dry_run)
-        with self._hashed(*opened, behind, skipped=dry_run) as hashing:
+        with self._hashed(*opened, behind, is_dry=dry_run) as hashing:
             report = combine(
                 opened,
                 chosen,
@@ -328,10 +328,11 @@ class Arranging(ABC):
             return None
         return self._whole_base(locator, dry_run=dry_run, observer=InMebibytes(observer))
 
-    def _hashed(self, *subjects: Adapter | Base | None, skipped: bool = False) -> Hashing:
-        """Hash all that a receipt tells of, whole, as a replay does."""
-        there = [] if skipped else [subject for subject in subjects if subject is not None]
-        return Hashing(there, is_whole=True, fingerprints=Fingerprints(self._cache_folder))
+    def _hashed(self, *subjects: Adapter | Base | None, is_dry: bool = False) -> Hashing:
+        """Hash all that a receipt tells of, whole, as a replay does; the headers for a dry run."""
+        there = [subject for subject in subjects if subject is not None]
+        known = Fingerprints(self._cache_folder)
+        return Hashing(there, headers_only=is_dry, is_whole=True, fingerprints=known)
 
     def _method(self, name: str) -> tuple[MergeMethod, Mapping[str, str]]:
         """The method, a plugin's guarded, and the version of the distribution that brings it."""

@@ -111,13 +111,13 @@ class Hashing:
         fingerprints: Fingerprints | None = None,
         remote: Sequence[RemoteModel] = (),
     ) -> None:
-        how = {"headers_only": headers_only, "is_whole": is_whole}
+        hashed = partial(record_of, headers_only=headers_only, is_whole=is_whole, fingerprints=fingerprints)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="hashing")
         places = {model.place for model in remote}
         self._records: list[Callable[[], InputRecord]] = [
             partial(record_of, subject, remote=remote)
             if subject.path in places
-            else self._pool.submit(record_of, subject, **how, fingerprints=fingerprints).result
+            else self._pool.submit(hashed, subject).result
             for subject in subjects
         ]
 

@@ -338,6 +338,10 @@ def test_a_dry_run_writes_nothing(adapter: Path, base: Path, tmp_path: Path) -> 
     real = merged(adapter, base, tmp_path / "out")
     sizes = {row["path"]: row["size_bytes"] for row in real.table("outputs").rows}
     assert {row["path"]: row["size_bytes"] for row in plan.table("outputs").rows} == sizes
+    names = [set(entry["sha256"]) for entry in plan.to_json()["inputs"]]  # read so far: headers and configuration
+    assert names[0] == {"adapter_config.json", "adapter_model.safetensors#header"}
+    assert len(names[1]) == len(list(base.glob("*.safetensors")))
+    assert all(name.endswith(".safetensors#header") for name in names[1])
     planned = plan.to_json()["plan"]
     assert planned["bytes_free"] > 0
     assert planned["bytes_to_write"] == sum(sizes.values())
