@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lora_lab.extension.contracts import AnalysisContext, Factors
 
 # Findings that say that something cannot land, though every module has its place.
-UNLANDED: Final = frozenset({"tokens_without_place", "unsound_factors"})
+UNLANDED: Final = frozenset({"refused", "tokens_without_place", "unsound_factors"})
 _MOST_NAMES: Final = 6
 _PLAIN_NAMES: Final = frozenset({"", ".", "model"})
 _OUTPUT_LAYERS: Final = frozenset({"lm_head", "embed_out", "proj_out"})

@@ -12,7 +12,7 @@ while the block stays in its second-level cache. So:
   both differences, rounded once, would save a sixth of the time and keep the error of every swap before.
 
 A product in float32 may depend on the size of what is multiplied and on where it lies. Blocks are therefore always of
-one size for one width of weight, the last one filled up, in buffers that begin at the allocator's alignment, and each
+one size for one shape of weight, the last one filled up, in buffers that begin at the allocator's alignment, and each
 is computed by one thread: same inputs, same bytes, whatever the number of threads.
 """
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _NARROW: Final = (torch.bfloat16, torch.float16)
+# Elements of a float32 tile: few enough for the last cache, and so many that one tile's calls cost little beside it.
+_TILE_ELEMENTS: Final = 1 << 19
 # Rows of a block on a device that is no processor: enough for every multiprocessor, and a bounded float32 buffer.
 _DEVICE_ELEMENTS: Final = 1 << 26
 
@@ -117,22 +119,27 @@ def _run(changes: Sequence[tuple[Change, bool]]) -> None:
         change, is_single = changes[number]
         (_single if is_single else _double)(change, first, end, space)
 
-    places = [(number, *span) for number, (change, _) in enumerate(changes) for span in _spans(change)]
+    places = [
+        (number, *span)
+        for number, (change, is_single) in enumerate(changes)
+        for span in _spans(change, is_single=is_single)
+    ]
     is_on_processor = all(change.weight.device.type == "cpu" for change, _ in changes)
     in_lanes(one, places, worker_count() if is_on_processor else 1)
 
 
-def _spans(change: Change) -> Iterator[tuple[int, int]]:
-    rows, step = change.weight.shape[0], _height(change)
+def _spans(change: Change, *, is_single: bool) -> Iterator[tuple[int, int]]:
+    rows, step = change.weight.shape[0], _height(change, is_single=is_single)
     for first in range(0, rows, step):
         yield first, min(rows, first + step)
 
 
-def _height(change: Change) -> int:
-    """Rows of a block."""
+def _height(change: Change, *, is_single: bool) -> int:
+    """Rows of a block, in float64 as many as a merge into files takes."""
     rows, columns = change.weight.shape
     if change.weight.device.type == "cpu":
-        return max(1, BLOCK_ELEMENTS // max(1, columns))
+        most = _TILE_ELEMENTS if is_single else BLOCK_ELEMENTS
+        return max(1, min(rows, most // max(1, columns)))
     return max(1, min(rows, _DEVICE_ELEMENTS // max(1, columns)))
 
 
@@ -157,7 +164,7 @@ def _double(change: Change, first: int, end: int, space: Workspace) -> None:
 def _single(change: Change, first: int, end: int, space: Workspace) -> None:
     """One block in float32, a tile of always the same height."""
     rows = change.weight[first:end]
-    count, height = end - first, _height(change)
+    count, height = end - first, _height(change, is_single=True)
     tile = space.take("tile", (height, rows.shape[1]), torch.float32, rows.device)
     part = tile[:count]
     if count < height:

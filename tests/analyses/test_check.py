@@ -351,6 +351,7 @@ def test_a_feature_that_no_file_explains_is_told(check: Callable[..., Report]) -
     assert [(finding.code, finding.message) for finding in report.findings] == [
         ("refused", "CorDA: the base was changed.")
     ]
+    assert report.verdict is False
 
 
 class TestFingerprint:

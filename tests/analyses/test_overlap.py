@@ -318,7 +318,7 @@ def test_what_has_no_update_of_its_own_is_refused(session, tmp_path, both):
     pissa = str(write_adapter(tmp_path / "pissa", factors(seed=5), init_lora_weights="pissa"))
     with pytest.raises(AdapterError, match="'pissa' cannot be computed from its files") as refused:
         overlap(session, [both[0], pissa])
-    assert "lora-lab amplify and lora-lab intruders compute it with --base" in refused.value.hint
+    assert "amplify, intruders, combine and resize compute it with --base" in refused.value.hint
     with pytest.raises(MissingFileError, match="holds no adapter"):
         overlap(session, [both[0], str(write_base(tmp_path / "base"))])
 

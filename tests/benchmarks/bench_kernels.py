@@ -7,6 +7,7 @@ large last-level cache keeps a good part. "Rotating": one of so many weights tha
 is how the weights of a model are met.
 
 * merge: round(W + ΔB) into a kept copy's place, in float64 on the processor, every bit that of a merge into files.
+* add: round(W + ΔB) in its own place, in float32: one rounding, and no promise of a merge's bits.
 * fused: round(round(W′ − ΔA) + ΔB), in float32.
 * fidelity: the merge that also measures what rounding left of ΔB, as a merge into files does.
 * naive: ``W += (B@A)·s`` in bf16, which rounds the product before it rounds the sum; twice for a swap.
@@ -36,7 +37,8 @@ from lora_lab.linalg.updates import Term, Update, apply_update  # noqa: E402
 
 RANK, SCALING, RATIO, ADAPTERS = 16, 2.0, 0.03, 10
 SHAPE, SMALL = (8192, 2048), (256, 256)
-WANTED = {"merge": "≤ 5× copy_ and ≤ 0.5× naive", "fused": "≤ 8× copy_"}
+ONE_ROUNDING = "≤ 5× copy_ and ≤ 0.5× naive"
+WANTED = {"add": ONE_ROUNDING, "merge": ONE_ROUNDING, "fused": "≤ 8× copy_"}
 
 
 def prepared(shape: tuple[int, int], dtype: torch.dtype, device: str) -> tuple[torch.Tensor, list[Term]]:
@@ -74,6 +76,7 @@ def contestants(device: str, sets: int) -> list[Contestant]:
     ways = {
         "copy_": lambda run: places[run % sets].copy_(kept[run % sets]),
         "naive": lambda run: naive(places[run % sets], there[run % 9], 1.0),
+        "add": lambda run: swap_all([Change(places[run % sets], steps[run % 9])]),
         "merge": lambda run: merge_all([Change(places[run % sets], steps[run % 9], kept=kept[run % sets])]),
         "fidelity": lambda run: apply_update(places[run % sets], steps[run % 9].update, kept=kept[run % sets]),
         "naive swap": both,

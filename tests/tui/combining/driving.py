@@ -38,10 +38,12 @@ class Driven:
     async def answer(self) -> list[str]:
         """Answer all that is asked, and all that follows; which calls that were."""
         jobs: Any = self.app.jobs
-        answered = []
+        answered, quiet = [], 0
         for _ in range(200):
             await self.pilot.pause(0.02)
-            if not self.waiting() and not self.wizard._is_typing:
+            # What a thread has read may come a little later, and is asked about again.
+            quiet = 0 if self.waiting() or self.wizard._is_typing else quiet + 1
+            if quiet == 3:
                 break
             for job in self.waiting():
                 answered.append(job.request.call)
