@@ -12,6 +12,7 @@ from lora_lab.analyses.pairs import (
     adapter_findings,
     chosen_modules,
     in_step,
+    module_finding,
     places,
     shape_finding,
 )
@@ -130,7 +131,7 @@ class Diff:
         settings = setting_differences(a.configuration, b.configuration)
         differing = len(rows) - sum(one.is_equal for one in notes.compared)
         is_identical = not differing and not settings and not saved and not unread
-        findings = [*renamed, *adapter_findings((a, b), labels), *notes.left_out, *unread]
+        findings = [*renamed, *adapter_findings((a, b), labels), *notes.left_out, *_zeros(rows), *unread]
         return Report(
             command=self.id,
             title=f"Differences of {a.name} and {b.name}",
@@ -160,6 +161,14 @@ def _rows(context: AnalysisContext, wanted: Sequence[Place], notes: _Notes) -> I
         else:
             notes.compared.append(result)
         yield _row(place, result)
+
+
+def _zeros(rows: Sequence[dict[str, Any]]) -> Iterator[Finding]:
+    """Why a module that both have has no cosine."""
+    compared = (row for row in rows if row["in"] == "both" and row["difference_norm"] is not None)
+    zero = [row["module"] for row in compared if row["cosine"] is None]
+    if zero:
+        yield module_finding("zero_delta", zero, "ΔW of A or B is zero in {}: cosine and φ are undefined there.")
 
 
 def _compare(place: Place, pairs: Sequence[Pair]) -> _Compared:

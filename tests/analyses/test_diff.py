@@ -185,7 +185,10 @@ def test_two_zero_updates_differ_by_zero_of_nothing(diff, tmp_path):
     for name, tensor in tensors.items():
         if "lora_B" in name:
             tensor.zero_()
-    row = by_module(diff(write_adapter(tmp_path / "a", tensors), write_adapter(tmp_path / "b", tensors)))[Q2]
+    report = diff(write_adapter(tmp_path / "a", tensors), write_adapter(tmp_path / "b", tensors))
+    row = by_module(report)[Q2]
+    (finding,) = report.findings
+    assert (finding.code, "undefined" in finding.message) == ("zero_delta", True)
     assert row["difference_norm"] == 0.0
     assert (row["relative_difference"], row["cosine"], row["phi"]) == (None, None, None)
 
