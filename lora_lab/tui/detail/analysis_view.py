@@ -106,21 +106,19 @@ class AnalysisView(Vertical):
         self._presentation = presentation_of(analysis.id)
         self._groups: list[tuple[Column, ...]] = []
         self._group = 0  # of those curves, the ones drawn
+        # Both belong to the view from its birth: its screen may be left, or speak to it, before they are mounted.
+        self.note = Static("", classes="analysis--note")
+        self.table = ReportTable()
         self.HELP_TITLE = safe_text(analysis.title)
 
     def compose(self) -> ComposeResult:
         """Words, plot, table."""
-        yield Static("", classes="analysis--note")
+        yield self.note
         yield Static("", classes="analysis--legend")
         yield Container(classes="analysis--holder")
         yield Static("", classes="analysis--readout")
         yield Static("", classes="analysis--row")
-        yield ReportTable()
-
-    @property
-    def table(self) -> ReportTable:
-        """The rows."""
-        return self.query_one(ReportTable)
+        yield self.table
 
     # Running.
 
@@ -129,7 +127,7 @@ class AnalysisView(Vertical):
         self._job, self.report, self.reason = None, None, ""
         self._tables, self._table, self._groups = (), None, []
         self.remove_class("-table", "-plot", "-curves", "-row")
-        self.query_one(".analysis--note", Static).update("")
+        self.note.update("")
 
     @property
     def takes_base(self) -> bool:
@@ -195,10 +193,10 @@ class AnalysisView(Vertical):
         said = Content.assemble(Content.styled("✗ ", "$text-error"), safe_text(reason))
         if hint:
             said = Content.assemble(said, "\n", Content.styled("→ ", "$text-accent"), safe_text(hint))
-        self.query_one(".analysis--note", Static).update(said)
+        self.note.update(said)
 
     def _say(self, sentence: str) -> None:
-        self.query_one(".analysis--note", Static).update(Content.assemble(self._heading(), "\n", sentence))
+        self.note.update(Content.assemble(self._heading(), "\n", sentence))
 
     def _heading(self) -> Content:
         about = [Content.styled(safe_text(self.analysis.summary), "$foreground 75%")]
@@ -244,7 +242,7 @@ class AnalysisView(Vertical):
             lines.append(Content(f"  and {len(report.findings) - _MOST_FINDINGS} more findings"))
         if numbers:
             lines.append(flowed(numbers, max(20, self.size.width - 2)))
-        self.query_one(".analysis--note", Static).update(Content("\n").join(lines))
+        self.note.update(Content("\n").join(lines))
 
     def _show_table(self, number: int) -> None:
         self._table = self._tables[number] if self._tables else None
