@@ -47,7 +47,7 @@ def require_matplotlib() -> None:
         import matplotlib as mpl  # noqa: F401
     except ImportError:
         raise LoraLabError(
-            "Figures are drawn with matplotlib, which is not installed.", hint="pip install 'lora-lab[report]'"
+            "matplotlib, which draws figures, is not installed.", hint="pip install 'lora-lab[report]'"
         ) from None
 
 

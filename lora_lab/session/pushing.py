@@ -159,4 +159,5 @@ class Pushing(ABC):
             with drawing():
                 return report, as_file(spectra_figure(report, name).figure, ".png"), ()
         except LoraLabError as error:
-            return report, None, (Finding("no_figure", f"The card shows no figure: {error.message}"),)
+            told = f"The card shows no figure: {error.message} {error.hint}".rstrip()
+            return report, None, (Finding("no_figure", told),)

@@ -24,7 +24,7 @@ _BY_STATUS: Final = {
     ),
     409: ("{} is taken", "Choose another name, or look at who has it."),
     412: (
-        "{} was changed by someone else after it was looked at; nothing was overwritten",
+        "{} was changed by someone else after it was looked at",
         "Run this again to see what is there now.",
     ),
     413: ("A file is larger than the Hub takes for {}", "Divide the weights into smaller shards."),

@@ -24,7 +24,7 @@ _LONGEST_WAIT_SECONDS: Final = 60.0  # a server that asks for more is not waited
 _POLL_SECONDS: Final = 0.05
 _SAID_CHARACTERS: Final = 200
 _LOG_IN: Final = "Log in with: hf auth login; or set HF_TOKEN."
-_AGAIN: Final = "Look at the network and at status.huggingface.co, then try again."
+_THE_HUB: Final = "huggingface.co"
 # The storage's client and the system tell some things only in words.
 _STATUS: Final = re.compile(r"\b(401|403|404|408|416|429|50[0-4])\b")
 _NO_NAME: Final = ("name or service not known", "name resolution", "nodename nor servname", "getaddrinfo", "dns")
@@ -145,7 +145,7 @@ def refusal_of(error: BaseException, shown: str, access: HubAccess, *, doing: st
         hint = f"Try again in {wait:.0f} seconds." if wait else "Wait a few minutes, then try again."
         return HubError(f"The Hub has had too many requests and did not answer for {name}.", hint=hint)
     if status is not None and status >= 500:
-        return HubError(f"The Hub failed with status {status} when it was asked for {name}{said}.", hint=_AGAIN)
+        return HubError(f"The Hub failed with status {status} when it was asked for {name}{said}.", hint=_again(access))
     if status is not None:
         return HubError(f"The Hub refused {name} with status {status}{said}.", hint="Check the name and the address.")
     return _unreachable(error, name, access, doing)
@@ -213,13 +213,18 @@ def _unreachable(error: BaseException, name: str, access: HubAccess, doing: str)
     if "refused" in words:
         return HubError(f"{where} refused the connection, so that {name} could not {doing}.", hint=_NETWORK)
     if any(_is(cause, "TimeoutException") for cause in causes) or "timed out" in words:
-        return HubError(f"{where} did not answer in time, so that {name} could not {doing}.", hint=_AGAIN)
+        return HubError(f"{where} did not answer in time, so that {name} could not {doing}.", hint=_again(access))
     if any(_is(cause, "TransportError") for cause in causes) or "consistency check" in words:
-        return HubError(f"The connection to {where} broke off, so that {name} could not {doing}.", hint=_AGAIN)
+        return HubError(f"The connection to {where} broke off, so that {name} could not {doing}.", hint=_again(access))
     if isinstance(error, KeyError | TypeError | AttributeError | AssertionError | ValueError):
         return _no_hub(name, access)
     told = quoted(without_tokens(str(error), access.known_token())) if str(error) else type(error).__name__
-    return HubError(f"{name} could not {doing}: {told}.", hint=_AGAIN)
+    return HubError(f"{name} could not {doing}: {told}.", hint=_again(access))
+
+
+def _again(access: HubAccess) -> str:
+    place = f"status.{_THE_HUB}" if access.host == _THE_HUB else access.host
+    return f"Look at the network and at {place}, then try again."
 
 
 _NETWORK: Final = "Look at the network and at HF_ENDPOINT; --offline uses what the cache has."

@@ -163,7 +163,7 @@ class Sender:
     def _refused(self, event: Mapping[str, Any], shipment: Shipment) -> HubError:
         if not event["is_settled"]:
             return UnsettledError(event["error"], hint=event["hint"])
-        return HubError(f"{event['error']} {self._standing(shipment)}", hint=event["hint"])
+        return HubError(f"{event['error']} {self._standing(shipment, is_answered=True)}", hint=event["hint"])
 
     def _died(self, shipment: Shipment) -> HubError:
         self._stderr.seek(0, os.SEEK_END)
@@ -175,10 +175,10 @@ class Sender:
             hint=words[-1] if words else "",
         )
 
-    def _standing(self, shipment: Shipment) -> str:
-        """What is there, so far."""
+    def _standing(self, shipment: Shipment, *, is_answered: bool = False) -> str:
+        """What is there, so far; a commit that the Hub answered with a no is not."""
         shown = quoted(shipment.target.repository)
-        if self._phase == "commit":
+        if self._phase == "commit" and not is_answered:
             return f"The commit was under way; whether it arrived stands on {shipment.target.url}"
         if self._was_created:
             return f"{shown} {MADE_AND_EMPTY}."

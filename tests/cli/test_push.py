@@ -340,7 +340,8 @@ def test_of_two_pushes_at_once_one_is_told_and_nothing_is_overwritten(
     loser = next(one for one in ran if one.code == 3)
     winner = ran[0] if ran[0].code == 0 else ran[1]
     assert "was changed by someone else" in loser.err
-    assert "nothing was overwritten" in loser.err
+    assert "Nothing was committed to 'anna/it'." in loser.err
+    assert "under way" not in loser.err
     commits = hub.store.repositories["anna/it"].refs["main"]
     assert winner.json["commit"] == commits
 
