@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_lab.analyses.trained_on import base_name_findings
 from lora_lab.domain.adapter import DeltaKind, Effect, SavedRole
 from lora_lab.domain.modules import layer_of, projection_of
 from lora_lab.domain.progress import stop_if_cancelled
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 # Findings that say that something cannot land, though every module has its place.
 UNLANDED: Final = frozenset({"refused", "tokens_without_place", "unsound_factors"})
 _MOST_NAMES: Final = 6
-_PLAIN_NAMES: Final = frozenset({"", ".", "model"})
 _OUTPUT_LAYERS: Final = frozenset({"lm_head", "embed_out", "proj_out"})
 
 
@@ -34,18 +34,9 @@ def before_landing(adapter: Adapter, base: Base) -> Iterator[Finding]:
         if feature.effect is Effect.REFUSED:
             detail = f": {feature.detail}" if feature.detail else "."
             yield Finding("refused", f"{feature.title}{detail}")
-    recorded = base.configuration.get("_name_or_path")
-    known = (base.name, base.locator, base.path, recorded if isinstance(recorded, str) else "")
-    names = {_last(name) for name in known}
-    trained_on = _last(adapter.base_model or "")
     if not adapter.base_model:
         yield Finding("base_model_unsaid", f"{quoted(adapter.name)} does not say which base it was trained on.")
-    elif trained_on not in _PLAIN_NAMES and trained_on not in names:
-        yield Finding(
-            "base_model_differs",
-            f"{quoted(adapter.name)} was trained on {quoted(adapter.base_model)}, and this base is called "
-            f"{quoted(base.name)}.",
-        )
+    yield from base_name_findings(adapter, base)
     how = quantisation_of(base)
     if how:
         packed = packed_weights(base)
@@ -108,10 +99,6 @@ def _death(factors: Factors) -> str:
     if not (columns & rows).any():
         return "every column of lora_B meets a zero row of lora_A"
     return ""
-
-
-def _last(name: str) -> str:
-    return name.replace("\\", "/").rstrip("/").partition("@")[0].rpartition("/")[2].lower()
 
 
 def _wrong_architecture(adapter: Adapter, base: Base) -> str:

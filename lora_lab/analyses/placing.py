@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.analyses.scope import adapter_for_base, base_of, change_findings, is_moved, selected
+from lora_lab.analyses.trained_on import base_name_findings
 from lora_lab.domain.adapter import DeltaKind
 from lora_lab.domain.dtypes import DType
 from lora_lab.domain.matching import match_modules
@@ -80,8 +81,9 @@ class Placing:
         return Scalars("", title, _WHOLE, {"prefix": self.prefix})
 
     def findings(self, met: Iterable[Finding]) -> tuple[Finding, ...]:
-        """What the adapter says of itself, what has no place, and what was `met` on the way; each once."""
-        return tuple(dict.fromkeys((*change_findings(self.adapter), *self.left_out, *met)))
+        """What the adapter says of itself and of its base, what has no place, and what was `met`; each once."""
+        names = base_name_findings(self.adapter, self.base)
+        return tuple(dict.fromkeys((*change_findings(self.adapter), *names, *self.left_out, *met)))
 
     @property
     def parts(self) -> list[TensorRef]:

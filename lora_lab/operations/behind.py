@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_lab.analyses.effective import moved_factors
 from lora_lab.analyses.scope import is_moved
+from lora_lab.analyses.trained_on import base_name_findings
 from lora_lab.domain.dtypes import DType
 from lora_lab.domain.matching import match_modules
 from lora_lab.domain.quantised import quantisation_of
@@ -123,6 +124,7 @@ def _findings(base: Base, needing: Sequence[Adapter]) -> Iterator[Finding]:
     if not needing:
         yield Finding("base_unused", f"No adapter needs {quoted(base.name)}: their factors say what they do.")
     for adapter in needing:
+        yield from base_name_findings(adapter, base)
         if _is_dora(adapter.deltas):
             yield Finding(
                 "true_change",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lora_lab.analyses.trained_on import base_name_findings
 from lora_lab.domain.progress import Unwatched
 from lora_lab.errors import LoraLabError
 from lora_lab.operations.execution import Execution
@@ -36,6 +37,7 @@ def plan_merge(adapters: Sequence[Adapter], base: Base, options: MergeOptions) -
         something does not fit; nothing has been written.
     """
     changes = changes_of(adapters, base, options)
+    changes.findings += [finding for adapter in adapters for finding in base_name_findings(adapter, base)]
     inputs = [stamp for subject in adapters for stamp in subject.files] + list(base.shards)
     arguments = {
         "adapters": [adapter.locator for adapter in adapters],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from lora_lab.analyses.trained_on import base_name_findings
 from lora_lab.domain.progress import Unwatched
 from lora_lab.errors import LoraLabError, quoted
 from lora_lab.operations.ancestry import proven_by, require_behind, told_by
@@ -153,6 +154,7 @@ def _over_base(wanted: _Swap, base: Base) -> Report:
     touched = list(changes_of(wanted.old, base, wanted.old_options).parts) if told is None else []
     findings = require_behind(base, wanted.merged, told, touched, wanted.observer)
     changes = changes_of(wanted.new, base, wanted.options)
+    changes.findings += [finding for adapter in wanted.new for finding in base_name_findings(adapter, base)]
     stamps = [*base.shards, *(stamp for adapter in wanted.new for stamp in adapter.files)]
     arguments = wanted.arguments(base=base.locator)
     plan = plan_of("swap", base, changes, dtype=wanted.options.dtype, arguments=arguments, inputs=stamps)
