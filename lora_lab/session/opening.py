@@ -17,6 +17,7 @@ from lora_lab.extension.contracts import ReadOptions
 from lora_lab.formats.opening import is_configuration, open_adapter, open_base, open_configuration
 from lora_lab.session import listing
 from lora_lab.session.guarded import guarded_formats
+from lora_lab.session.no_model import require_no_adapter, require_no_adapter_of_hub
 from lora_lab.session.partial import opened
 from lora_lab.session.placing import Place, existing
 from lora_lab.sources.hub_cache import commit_of
@@ -107,14 +108,18 @@ class Opening(ABC):
         Raises
         ------
         LoraLabError
-            nothing there, or not a model that can be read; one sentence and the next step.
+            nothing there, an adapter, or not a model that can be read; one sentence and the next step.
         """
         model = None if whole else self._in_parts(locator, observer)
         if model is not None:
             self._remote_models[model.place] = model
             return opened(model, locator, observer or Unwatched())
+        named = parse(locator)
+        if not named.is_local:
+            require_no_adapter_of_hub(self.hub, named)
         found = self._place(locator, observer=observer)
         place = found.path
+        require_no_adapter(place, locator, guarded_formats(self.registry, []), self.adapter)
         if is_configuration(place) and not listing.is_checkpoint(place):
             base = open_configuration(place, locator=locator)
         else:
