@@ -181,6 +181,8 @@ class _Gathering:
         self._modules = modules
         self._observer = observer
         self._known: dict[Any, Report] = {}
+        if base is not None:
+            session.base(base)  # what is said against a base that cannot be opened would be missing everywhere
         self.names = _told_apart([session.adapter(locator).name for locator in locators])
 
     def inputs(self) -> tuple[Any, ...]:

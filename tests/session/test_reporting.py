@@ -232,6 +232,8 @@ BAD: list[tuple[str, list[str], dict[str, Any], str]] = [
     ("f.png", ["one"], {"figure": "overlap"}, "compares two adapters, got 1"),
     ("f.png", ["one"], {"figure": "intruders"}, "needs the base model"),
     ("nowhere/page.html", ["one"], {}, "is not there"),
+    ("page.html", ["one"], {"base": "/no/such/base"}, "'/no/such/base'"),
+    ("f.png", ["one"], {"base": "/no/such/base", "figure": "norms"}, "'/no/such/base'"),
     ("base/config.json", ["one"], {}, "The ending of"),
 ]
 
@@ -265,6 +267,6 @@ def test_without_matplotlib(library: Path) -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert "matplotlib, which is not installed" in done.stderr
+    assert "matplotlib, which draws figures, is not installed" in done.stderr
     assert "pip install 'lora-lab[report]'" in done.stderr
     assert not (library / "page.html").exists()
