@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.benchmarks.columns import NAMES
@@ -74,7 +75,7 @@ def _measured(document: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, A
     """Every row that holds a time, under what tells it apart."""
     for rows in document.values():
         for row in rows if isinstance(rows, list) else ():
-            if isinstance(row, dict) and isinstance(row.get("p50_seconds"), int | float):
+            if isinstance(row, dict) and _time(row.get("p50_seconds")) is not None:
                 yield " ".join(str(row[name]) for name in NAMES if name in row), row
 
 
@@ -93,13 +94,25 @@ def _row(name: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None
 
 def _interval(row: Mapping[str, Any]) -> tuple[float, float]:
     median = row["p50_seconds"]
-    return row.get("low_seconds") or median, row.get("high_seconds") or median
+    low, high = (_time(row.get(name)) for name in ("low_seconds", "high_seconds"))
+    return median if low is None else low, median if high is None else high
+
+
+def _time(value: object) -> float | None:
+    """`value` where it is a number that a time can be: a file may hold anything."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return value if 0 <= value < math.inf else None
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Settings and environment that are not the same."""
+    """Settings and environment that are not the same; what was asked for and is of the workload too is told once."""
+    told = []
     for group in ("environment", "parameters", "workload"):
-        old, new = before.get(group) or {}, after.get(group) or {}
+        old, new = (one.get(group) for one in (before, after))
+        old, new = (one if isinstance(one, dict) else {} for one in (old, new))
         for key in [*old, *(key for key in new if key not in old)]:
-            if key not in _PASSING and old.get(key) != new.get(key):
-                yield {"key": key, "before": old.get(key), "after": new.get(key)}
+            row = {"key": key, "before": old.get(key), "after": new.get(key)}
+            if key not in _PASSING and row["before"] != row["after"] and row not in told:
+                told.append(row)
+                yield row

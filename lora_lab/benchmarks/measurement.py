@@ -9,15 +9,16 @@ from lora_lab.benchmarks.clock import Clock
 from lora_lab.benchmarks.columns import RUN
 from lora_lab.benchmarks.disturbance import Watch, findings_of
 from lora_lab.benchmarks.environment import environment_of, environment_scalars
-from lora_lab.benchmarks.spread import spread_of
-from lora_lab.domain.report import Report, Scalars
+from lora_lab.benchmarks.spread import SURE, spread_of
+from lora_lab.domain.figures import plural
+from lora_lab.domain.report import Finding, Report, Scalars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from lora_lab.benchmarks.rounds import Rounds
     from lora_lab.benchmarks.spread import Spread
-    from lora_lab.domain.report import Finding, Table
+    from lora_lab.domain.report import Table
 
 
 class Measurement:
@@ -82,14 +83,27 @@ class Measurement:
             "stolen_fraction": disturbance.stolen,
         }
         noise = {name: spread.noise for name, spread in spreads.items()}
+        fewest = min((spread.count for spread in spreads.values()), default=SURE)
         return Report(
             command,
             title,
             tables=tuple(tables),
             scalars=(environment_scalars(self.environment), *scalars, Scalars("run", "Run", RUN, run)),
-            findings=(*findings, *findings_of(disturbance, noise)),
+            findings=(*findings, *_few(fewest), *findings_of(disturbance, noise)),
             parameters=dict(parameters or {}),
         )
+
+
+def _few(fewest: int) -> tuple[Finding, ...]:
+    if fewest >= SURE:
+        return ()
+    return (
+        Finding(
+            "few_runs",
+            f"With {plural(fewest, 'run')} intervals reach from the fastest to the slowest, and hold the median less "
+            f"often than the 95 % that {SURE} runs give; --repeats says how many.",
+        ),
+    )
 
 
 def spreads_of(rounds: Sequence[Rounds]) -> dict[str, Spread]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _DOUBT: Final = 0.025  # on either side of the interval
+SURE: Final = 6  # samples, of which the least and the greatest hold the median with 1 − 2/2⁶ = 97 %; of five with 94 %
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,12 +58,12 @@ def _width() -> int:
 
 def _scalars(group: Scalars, room: int) -> Iterator[str]:
     lines = [column for column in group.columns if column.kind is not ColumnKind.HEATMAP and not column.is_wide]
-    longest = max((cell_len(column.title) for column in lines), default=0)
+    longest = max((cell_len(column.heading) for column in lines), default=0)
     for column in lines:
         value = group.values.get(column.id)
         if column.kind is ColumnKind.LIST and value is not None and len(value) > _MOST_LISTED:
             value = [*value[:_MOST_LISTED], f"and {len(value) - _MOST_LISTED} more"]
-        yield f"{set_cell_size(column.title, longest)}{_GAP}{_cell(column, value) or _NONE}"
+        yield f"{set_cell_size(column.heading, longest)}{_GAP}{_cell(column, value) or _NONE}"
     for column in group.columns:
         if column.kind is ColumnKind.HEATMAP and group.values.get(column.id):
             yield from grid(column, group.values[column.id], room)
@@ -73,12 +73,12 @@ def _table(table: Table, room: int) -> Iterator[str]:
     columns = [column for column in _flat(table.columns, table.rows) if _is_said(column, table.rows, table.key)]
     cells = [[_cell(column, _value(row, column)) for column in columns] for row in table.rows]
     widths = [
-        max(cell_len(column.title), max((cell_len(row[place]) for row in cells), default=0))
+        max(cell_len(column.heading), max((cell_len(row[place]) for row in cells), default=0))
         for place, column in enumerate(columns)
     ]
     kept = _fit(columns, widths, room)
     yield table.title
-    yield _line([columns[place].title for place in kept], kept, columns, widths)
+    yield _line([columns[place].heading for place in kept], kept, columns, widths)
     for row in cells:
         yield _line([row[place] for place in kept], kept, columns, widths)
     left_out = [columns[place].title for place in range(len(columns)) if place not in kept]

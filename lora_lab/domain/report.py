@@ -49,6 +49,22 @@ class Column:
     low: float | None = None  # ends of the quantity's range, where it has any: the scale of a heatmap's colours
     high: float | None = None
 
+    @property
+    def heading(self) -> str:
+        """The title, with the unit where numbers are shown without one and the title does not end in it.
+
+        Examples
+        --------
+        >>> Column("p50_seconds", "p50", unit="s").heading, Column("import_milliseconds", "Import ms", unit="ms").heading
+        ('p50 (s)', 'Import ms')
+        >>> Column("size_bytes", "Size", ColumnKind.BYTES, unit="bytes").heading
+        'Size'
+        """
+        if not self.unit or self.kind is ColumnKind.BYTES:
+            return self.title
+        last = self.title.rpartition(" ")[2].lower()
+        return self.title if last in (self.unit, "seconds") else f"{self.title} ({self.unit})"
+
 
 @dataclass(frozen=True, slots=True)
 class Table:

@@ -68,7 +68,7 @@ def _lines(titles: Sequence[str], is_right: Sequence[bool], rows: Sequence[Seque
 
 
 def _heading(column: Column) -> str:
-    return _text(f"{column.title} ({column.unit})" if column.unit and column.unit != "bytes" else column.title)
+    return _text(column.heading)
 
 
 def _cell(column: Column, value: Any) -> str:

@@ -95,7 +95,7 @@ def _report(report: Report, *, has_many: bool) -> Iterator[str]:
     if has_many:
         yield f"<h3>{_text(report.title)}</h3>"
     facts = [
-        f"<dt>{_text(column.title)}</dt><dd>{_cell(column, group.values.get(column.id)) or 'none'}</dd>"
+        f"<dt>{_text(column.heading)}</dt><dd>{_cell(column, group.values.get(column.id)) or 'none'}</dd>"
         for group in report.scalars
         for column in group.columns
         if column.kind not in _DRAWN
@@ -126,7 +126,7 @@ def _table(table: Table) -> Iterator[str]:
     for column in columns:
         keys = _keys(table, column)
         for key in keys or [""]:
-            shown = f"{column.title} {key}".strip()
+            shown = f"{column.title} {key}" if key else column.heading
             kind = " class=text" if column.kind in _TEXTS else ""
             heads.append(
                 f'<th scope=col{kind} title="{escape(safe_text(column.formula), quote=True)}">{_text(shown)}</th>'

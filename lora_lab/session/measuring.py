@@ -82,7 +82,7 @@ class Measuring(ABC):
         ----------
         adapters : locators of two
         base : locator of the model that both were trained on
-        strategies : of ``registry.strategies``; none means all
+        strategies : of ``registry.strategies``, each measured once; none means all
         repeats : rounds in which all of them take turns
         batches : sequences in a step of tokens; none means 1, 8 and 32
         modules : globs; none means all
@@ -104,10 +104,10 @@ class Measuring(ABC):
             raise LoraLabError(f"bench swap got {figures.plural(len(adapters), 'adapter')}, expected two.")
         if repeats < 1 or any(batch < 1 for batch in batches):
             raise LoraLabError("Repeats and batches are counted from 1.")
-        chosen = [self._strategy(name) for name in strategies] or list(self.registry.strategies.values())
+        chosen = [self._strategy(name) for name in dict.fromkeys(strategies)] or list(self.registry.strategies.values())
         options = SwapOptions(
             repeats=repeats,
-            batches=tuple(batches) or BATCHES,
+            batches=tuple(dict.fromkeys(batches)) or BATCHES,
             modules=tuple(modules),
             device=resolve_device(device or self.device),
             seed=self.seed,

@@ -97,6 +97,36 @@ def test_another_environment_is_told_and_another_benchmark_refused() -> None:
         compared(here, result("bench nap").to_json())
 
 
+def test_a_setting_that_is_said_twice_is_one_difference() -> None:
+    """The rank was asked for, and it is of the workload."""
+    before, after = (
+        {"command": "bench latency", "parameters": {"rank": rank}, "workload": {"rank": rank}} for rank in (8, 4)
+    )
+    report = compared(before, after)
+    assert [dict(row) for row in report.table("differences").rows] == [{"key": "rank", "before": 8, "after": 4}]
+    assert report.findings[0].message.count("rank") == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"strategies": [{"id": "fused", "p50_seconds": "1"}]},
+        {"strategies": [{"id": "fused", "p50_seconds": True}]},
+        {"strategies": [{"id": "fused", "p50_seconds": 1.0, "low_seconds": "x", "high_seconds": []}]},
+        {"strategies": [{"id": ["fused"], "p50_seconds": 1e999}]},
+        {"environment": ["cpu"], "parameters": 3, "workload": "none"},
+        {"environment": {"device": {"a": 1}}},
+        {"command": "bench swap", "strategies": None},
+    ],
+)
+def test_a_document_that_anyone_may_have_written_is_compared_as_far_as_it_goes(damage: dict[str, object]) -> None:
+    """What is no number is no time, and what is no group has no settings."""
+    sound = result("bench swap").to_json()
+    for one, other in ((sound, {**sound, **damage}), ({**sound, **damage}, sound)):
+        for row in compared(one, other).table("rows").rows:
+            assert row["verdict"] in ("same", "faster", "slower", "only before", "only after")
+
+
 def test_the_command_line_lists_shows_and_compares() -> None:
     """The session's own history, through both commands."""
     runner = CliRunner()

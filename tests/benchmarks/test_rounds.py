@@ -131,3 +131,13 @@ def test_loud_runs_are_told() -> None:
     findings = measurement.report("bench loud", "Loud", tables=(), rounds=[rounds]).findings
     assert [finding.code for finding in findings] == ["noisy_machine"]
     assert "loud" in findings[0].message
+
+
+@pytest.mark.parametrize(("repeats", "is_few"), [(5, True), (6, False)])
+def test_runs_too_few_for_an_interval_are_told(repeats: int, is_few: bool) -> None:
+    """The smallest and the largest of five hold the median with 94 %, of six with 97 %."""
+    measurement = Measurement("cpu")
+    rounds = Rounds([Contestant("a", lambda run: None)], measurement.clock)
+    rounds.measure(repeats)
+    findings = measurement.report("bench a", "A", tables=(), rounds=[rounds]).findings
+    assert ("few_runs" in {finding.code for finding in findings}) == is_few

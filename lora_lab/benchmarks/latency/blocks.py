@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 GPT2_MEDIUM_LAYERS: Final = 24
 _DRAWN: Final = 1_048_573
@@ -44,6 +47,18 @@ class BlockShape:
         """Elements of the matrices of one block."""
         attention = self.hidden * self.head_dim * 2 * (self.heads + self.kv_heads)
         return attention + self.hidden * self.inner * (3 if self.is_gated else 2)
+
+    def factor_elements(self, targets: Sequence[str], rank: int) -> int:
+        """Elements of A and B of some linear layers of one block.
+
+        Examples
+        --------
+        >>> GPT2_MEDIUM.factor_elements(["q_proj", "v_proj"], 8)
+        32768
+        """
+        outer, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = {"q_proj": outer, "k_proj": kv, "v_proj": kv, "o_proj": outer}
+        return sum(rank * (self.hidden + attention.get(target, self.inner)) for target in targets)
 
 
 # d=1024, 16 heads: GPT-2 medium, on which table 1 of arXiv 2106.09685 was measured.

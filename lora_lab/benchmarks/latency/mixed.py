@@ -16,7 +16,7 @@ from lora_lab.benchmarks.columns import SPREAD
 from lora_lab.benchmarks.latency.adapters import factors_for
 from lora_lab.benchmarks.latency.checking import relative_distance, tolerance_of
 from lora_lab.benchmarks.latency.grid import WARM_UPS, Cell, Course, Speed, course_of
-from lora_lab.benchmarks.latency.setup import Setup, require_counts, require_targets, setup_of
+from lora_lab.benchmarks.latency.setup import READY_BYTES, Setup, require_counts, require_targets, setup_of
 from lora_lab.benchmarks.latency.several import Switching, grouped
 from lora_lab.benchmarks.measurement import Measurement
 from lora_lab.benchmarks.rounds import Contestant, Rounds
@@ -125,7 +125,9 @@ def bench_mixed(
     options = _sensible(options, setup)
     observer.advance(0, 1, "trying one layer")
     course = _course(setup, options)
-    setup.require_room(course.layers, 1, options.batch * options.length)
+    setup.require_room(
+        course.layers, 1, options.batch * options.length, added_bytes=_factor_bytes(setup, options, course.layers)
+    )
     observer.advance(0, 1, "making weights")
     stop_if_cancelled(observer)
     stack = setup.stack(0, course.layers)
@@ -158,7 +160,7 @@ def _sensible(options: MixedOptions, setup: Setup) -> MixedOptions:
     """The same with numbers of adapters, in order; or a refusal."""
     require_counts({"the batch": options.batch, "the length": options.length, "layers": options.layers})
     require_counts({"repeats": options.repeats, "the rank": options.rank})
-    require_targets(options.targets, setup.shape)
+    require_targets(options.targets, options.rank, setup.shape)
     counts = options.counts or tuple(count for count in COUNTS if options.batch % count == 0)
     for count in counts:
         if count < 1 or options.batch % count:
@@ -167,6 +169,13 @@ def _sensible(options: MixedOptions, setup: Setup) -> MixedOptions:
                 hint="Like this: --batch 32 --adapters 1,2,4,8",
             )
     return replace(options, counts=tuple(sorted(set(counts))))
+
+
+def _factor_bytes(setup: Setup, options: MixedOptions, layers: int) -> int:
+    """Of the factors of all adapters: as they are stored, as they are multiplied, and stacked for every count."""
+    elements = layers * setup.shape.factor_elements(options.targets, options.rank)
+    most, itemsize = max(options.counts), setup.dtype.itemsize
+    return elements * (most * (itemsize + READY_BYTES) + sum(options.counts) * itemsize)
 
 
 def _contestant_count(options: MixedOptions) -> int:

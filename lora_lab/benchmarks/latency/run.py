@@ -15,7 +15,7 @@ from lora_lab.benchmarks.latency.blocks import GPT2_MEDIUM, GPT2_MEDIUM_LAYERS
 from lora_lab.benchmarks.latency.checking import faults_of
 from lora_lab.benchmarks.latency.grid import WARM_UPS, Cell, Course, course_of
 from lora_lab.benchmarks.latency.published import TABLE_1, bottleneck_width
-from lora_lab.benchmarks.latency.setup import Setup, require_counts, require_targets, setup_of
+from lora_lab.benchmarks.latency.setup import READY_BYTES, Setup, require_counts, require_targets, setup_of
 from lora_lab.benchmarks.latency.table import rows_table, workload_scalars
 from lora_lab.benchmarks.measurement import Measurement
 from lora_lab.benchmarks.rounds import Contestant, Rounds
@@ -82,6 +82,16 @@ class _Bench:
         """Of one stack."""
         return self.course.layers * self.setup.shape.parameters * self.setup.dtype.itemsize
 
+    @property
+    def added_bytes(self) -> int:
+        """Of the adapters of one stack: factors as they are multiplied, and bottlenecks of both kinds."""
+        shape, options = self.setup.shape, self.options
+        factors = shape.factor_elements(options.targets, options.rank)
+        width = max(self.width(cell) for cell in self.course.cells)
+        bottlenecks = 2 * 2 * shape.hidden * width
+        itemsize = self.setup.dtype.itemsize
+        return self.course.layers * (factors * (itemsize + READY_BYTES) + bottlenecks * itemsize)
+
     def say(self, what: str) -> None:
         stop_if_cancelled(self.setup.observer)
         self.setup.observer.advance(self.done, max(1, self.total), what)
@@ -119,12 +129,17 @@ def bench_latency(
     setup = setup_of(
         base, options.dtype, device=options.device, seed=options.seed, measurement=measurement, observer=observer
     )
-    require_targets(options.targets, setup.shape)
+    require_targets(options.targets, options.rank, setup.shape)
     bench = _Bench(setup, options)
     bench.say("trying one layer")
     bench.course = _course(bench)
     bench.copies = sets_of_weights(bench.weight_bytes, options.device)
-    setup.require_room(bench.course.layers, bench.copies, max(cell.tokens for cell in bench.course.cells))
+    setup.require_room(
+        bench.course.layers,
+        bench.copies,
+        max(cell.tokens for cell in bench.course.cells),
+        added_bytes=bench.added_bytes,
+    )
     noise = setup.noise()
     sets = [_with_lora(bench, number, noise) for number in range(bench.copies)]
     for cell, repeats in zip(bench.course.cells, bench.course.repeats, strict=True):
@@ -152,14 +167,18 @@ def _course(bench: _Bench) -> Course:
         layers=options.layers,
         repeats=options.repeats,
     )
-    if setup.may_cut and not (options.cells and options.layers):
-        grid = ", ".join(map(str, course.cells))
+    chosen = {}
+    if not options.layers:
+        chosen["--layers"] = f"{course.layers} of {setup.whole} layers"
+    if not options.cells:
+        chosen["--grid"] = f"the grid {', '.join(map(str, course.cells))}"
+    if setup.may_cut and chosen:
         bench.findings.append(
             Finding(
                 "chosen",
-                f"{course.layers} of {setup.whole} layers and the grid {grid} were chosen to finish in about two "
-                f"minutes on this {'processor' if options.device == 'cpu' else 'device'}, {course.seconds:.0f} s "
-                "expected; --layers and --grid say otherwise.",
+                f"{' and '.join(chosen.values())} were chosen to finish in about two minutes on this "
+                f"{'processor' if options.device == 'cpu' else 'device'}, {course.seconds:.0f} s expected; "
+                f"{' and '.join(chosen)} {'say' if len(chosen) > 1 else 'says'} otherwise.",
             )
         )
     return course
@@ -243,7 +262,7 @@ def _rows(bench: _Bench, rounds: Rounds, cell: Cell, parameters: Mapping[str, in
             "length": cell.length,
             "variant": variant,
             **spread.to_row(),
-            "overhead": spread.p50 / spread_of(base).p50 - 1.0,
+            "overhead": paired.p50,
             "overhead_low": paired.low,
             "overhead_high": paired.high,
             "published_overhead": None if published is None else published.overhead(variant),

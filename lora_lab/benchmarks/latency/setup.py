@@ -12,7 +12,7 @@ from lora_lab.benchmarks.latency.blocks import GPT2_MEDIUM, GPT2_MEDIUM_LAYERS, 
 from lora_lab.benchmarks.latency.grid import Cell, Speed, block_flops
 from lora_lab.benchmarks.latency.shapes import block_shape_of, dtype_of
 from lora_lab.benchmarks.memory import available_bytes
-from lora_lab.domain.figures import size
+from lora_lab.domain.figures import plural, size
 from lora_lab.domain.progress import stop_if_cancelled
 from lora_lab.errors import LoraLabError, OperationError, quoted
 
@@ -27,6 +27,8 @@ DTYPES: Final = ("float32", "float16", "bfloat16")
 _ONE: Final = Cell(1, 1)
 _PILOT: Final = Cell(1, 512)
 _PILOT_RUNS: Final = 3
+# Of one element of a factor, in both types that updates are multiplied in.
+READY_BYTES: Final = 8 + 4
 # Tensors of tokens × (hidden or inner) that are alive at once in one block, about.
 _ALIVE: Final = 6
 
@@ -86,17 +88,22 @@ class Setup:
         stop_if_cancelled(self.observer)
         return min(times)
 
-    def require_room(self, layers: int, copies: int, tokens: int) -> None:
-        """Refuse before anything is made that would not fit: weights, as much again at most, activations."""
+    def require_room(self, layers: int, copies: int, tokens: int, *, added_bytes: int) -> None:
+        """Refuse before anything is made that would not fit: weights, as much again at most, activations.
+
+        Parameters
+        ----------
+        added_bytes : of the adapters of one of so many copies
+        """
         weights = layers * self.shape.parameters * self.dtype.itemsize
         alive = _ALIVE * tokens * max(self.shape.hidden, self.shape.inner) * self.dtype.itemsize
-        needed = 2 * copies * weights + alive
+        needed = copies * (2 * weights + added_bytes) + alive
         there = available_bytes(self.device)
         if there is not None and there < needed:
             raise OperationError(
-                f"{layers} layers and {tokens} tokens need {size(needed)} of memory on {self.device}, got "
-                f"{size(there)}.",
-                hint="Give fewer --layers or fewer tokens.",
+                f"{plural(layers, 'layer')}, {plural(tokens, 'token')} and the adapters need {size(needed)} of memory "
+                f"on {self.device}, got {size(there)}.",
+                hint="Give fewer --layers, fewer tokens or smaller adapters.",
             )
 
 
@@ -127,8 +134,10 @@ def require_counts(counts: Mapping[str, int | None]) -> None:
             raise LoraLabError(f"For {name} the benchmark got {count}, expected at least 1.")
 
 
-def require_targets(targets: Sequence[str], shape: BlockShape) -> None:
-    """Refuse layers that a block of this shape does not have."""
+def require_targets(targets: Sequence[str], rank: int, shape: BlockShape) -> None:
+    """Refuse layers that a block of this shape does not have, and a rank that is none for it."""
+    if rank > shape.hidden:
+        raise LoraLabError(f"The rank is {rank}, expected at most the hidden size, {shape.hidden}.")
     there = [target for target in adapters.TARGETS if shape.is_gated or target != "gate_proj"]
     for target in targets:
         if target not in there:

@@ -19,7 +19,7 @@ _ROWS: Final = (
     Column("batch", "Batch", ColumnKind.INTEGER),
     Column("length", "Length", ColumnKind.INTEGER),
     SPREAD[0],
-    Column("overhead", "Overhead", formula="p50 / p50 of the base − 1"),
+    Column("overhead", "Overhead", formula="median of the ratios to the base's run of one round − 1"),
     Column("overhead_low", "from", formula=_PAIRED),
     Column("overhead_high", "to", formula=_PAIRED),
     Column("published_overhead", "Paper's overhead", formula="of its own machine", reference=SOURCE),

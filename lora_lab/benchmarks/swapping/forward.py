@@ -7,6 +7,7 @@ saves a token. A swap that takes t seconds pays off after t/saving tokens. Sourc
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -71,6 +72,8 @@ def forward_contestants(
 ) -> tuple[list[Contestant], int]:
     """Steps of every batch size through all adapted layers, merged and unmerged, over the weights of `scenes` in turn.
 
+    Whoever runs next takes the next weights, which nobody has touched for longest.
+
     Returns
     -------
     contestants, and how many layers they go through; none of either where no adapted layer multiplies by its weight as
@@ -83,10 +86,11 @@ def forward_contestants(
     generator = torch.Generator().manual_seed(seed)
     first = stacks[0][0].weight
     widths = {layer.weight.shape[1] for layer in stacks[0]}
+    turn = itertools.count()
 
-    def step(kind: str, inputs: Mapping[int, torch.Tensor], run: int) -> None:
+    def step(kind: str, inputs: Mapping[int, torch.Tensor], _: int) -> None:
         with torch.inference_mode():
-            for layer in stacks[run % len(stacks)]:
+            for layer in stacks[next(turn) % len(stacks)]:
                 getattr(layer, kind)(inputs[layer.weight.shape[1]])
 
     contestants: list[Contestant] = []

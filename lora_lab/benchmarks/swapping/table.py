@@ -35,7 +35,7 @@ STRATEGIES: Final = (
     *SPREAD[2:],
 )
 _LIMITS: Final = (
-    Column("copy_bandwidth_bytes_per_second", "Copy bandwidth", ColumnKind.BYTES, unit="bytes/s"),
+    Column("copy_bandwidth_bytes_per_second", "Copy bandwidth, a second", ColumnKind.BYTES, unit="bytes/s"),
     Column("copy_seconds", "Copying the weights", unit="s", formula="2 · bytes of the weights / bandwidth"),
 )
 _WORKLOAD: Final = (

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from lora_lab import Session
 from lora_lab.benchmarks import plugin as built_in
 from lora_lab.benchmarks.catalogue import BUILT_IN
 from lora_lab.benchmarks.spread import spread_of
-from lora_lab.benchmarks.swapping import run
+from lora_lab.benchmarks.swapping import forward, run
 from lora_lab.benchmarks.swapping.forward import tokens_until
+from lora_lab.benchmarks.swapping.workload import Workload
 from lora_lab.cli.commands import program
 from lora_lab.errors import CancelledError
 from lora_lab.extension.contracts import Swapper, SwapScene
 from lora_lab.extension.hooks import hookimpl
 from lora_lab.extension.registry import load_registry
 from lora_lab.formats import plugin as formats
+from lora_lab.formats.factors import FactorReader
 
 ADAPTERS = ("banking77-r8-seed0", "snips-r8")
 REPEATS = 2
@@ -31,6 +34,16 @@ REPEATS = 2
 def arguments(samples: Path) -> tuple[list[str], str]:
     """Two adapters and their base."""
     return [str(samples / name) for name in ADAPTERS], str(samples / "base")
+
+
+@pytest.fixture
+def workload(samples: Path) -> Iterator[Workload]:
+    """The first module of all."""
+    session = Session(cache=False)
+    adapters, base = arguments(samples)
+    opened = [session.adapter(one) for one in adapters]
+    with Workload(opened, session.base(base), FactorReader(), ["*.0.self_attn.v_proj"]) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +89,36 @@ def test_merging_pays_off_after_swap_over_saving(document: Mapping[str, Any]) ->
         else:
             assert row["tokens"] is None
     assert tokens_until(3.0, spread_of([-0.1, 0.3, 0.3]), 1) is None
+
+
+def test_steps_of_tokens_take_other_weights_each_time(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of one round as well: the weights of small layers would else wait in a cache for all but the first."""
+    scenes = [workload.scene("cpu") for _ in range(3)]
+    places = {id(scene.modules[0].weight): number for number, scene in enumerate(scenes)}
+    seen: list[int] = []
+
+    def noted(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        seen.extend([places[id(weight)]] if id(weight) in places else [])
+        return x @ weight.T
+
+    monkeypatch.setattr(forward, "linear", noted)
+    contestants, _ = forward.forward_contestants(workload, scenes, 1, [1, 4], seed=0)
+    assert [one.id for one in contestants] == ["merged 1", "unmerged 1", "merged 4", "unmerged 4"]
+    for number in range(3):
+        for contestant in contestants:
+            contestant.work(number)
+    assert seen == [number % 3 for number in range(12)]
+
+
+def test_what_is_named_twice_is_measured_once(samples: Path) -> None:
+    """A strategy, and a batch: two of one name would take each other's turns."""
+    adapters, base = arguments(samples)
+    report = Session(cache=False).bench_swap(
+        adapters, base=base, strategies=["fused", "fused"], repeats=1, batches=[2, 2], modules=["*v_proj"], save=False
+    )
+    assert [row["id"] for row in report.table("strategies").rows] == ["fused"]
+    assert [row["batch"] for row in report.table("break_even").rows] == [2]
+    assert "few_runs" in {finding.code for finding in report.findings}
 
 
 class _Broken:
@@ -174,6 +217,16 @@ def test_the_command_keeps_its_result_unless_told_not_to(samples: Path) -> None:
     for wrong in ([*adapters, "--strategies", "nothing"], adapters[:1], [*adapters, "--device", "abacus"]):
         with pytest.raises(Exception, match=r"nothing|expected two|abacus"):
             program.main([*small, *wrong], standalone_mode=False)
+
+
+def test_a_person_sees_what_the_numbers_are_in(samples: Path) -> None:
+    """Seconds say that they are; bytes do in every number."""
+    adapters, base = arguments(samples)
+    asked = ["bench", "swap", "--base", base, *adapters, "--strategies", "fused", "--module", "*v_proj"]
+    shown = CliRunner().invoke(program, [*asked, "--repeats", "1", "--batch", "1", "--no-save"]).stdout
+    assert "p50 (s)" in shown
+    assert "Whole run (s)" in shown
+    assert "Bytes moved (" not in shown
 
 
 def test_strategies_are_listed(samples: Path) -> None:
