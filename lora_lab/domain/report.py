@@ -55,8 +55,8 @@ class Column:
 
         Examples
         --------
-        >>> Column("p50_seconds", "p50", unit="s").heading, Column("import_milliseconds", "Import ms", unit="ms").heading
-        ('p50 (s)', 'Import ms')
+        >>> Column("p50_seconds", "p50", unit="s").heading, Column("p50_milliseconds", "p50 ms", unit="ms").heading
+        ('p50 (s)', 'p50 ms')
         >>> Column("size_bytes", "Size", ColumnKind.BYTES, unit="bytes").heading
         'Size'
         """
