@@ -58,14 +58,14 @@ class CombineTarget:
     inputs: Callable[[], Sequence[InputRecord]] = tuple
     plugins: Mapping[str, str] = field(default_factory=dict)
 
-    def require_free(self, adapters: Sequence[Adapter]) -> None:
-        """Raise OperationError when something is there that may not be replaced, or that is read."""
+    def require_free(self, adapters: Sequence[Adapter], base: Base | None) -> None:
+        """Raise OperationError when something is there that may not be replaced, or that is read, or around it."""
         if os.path.lexists(self.output) and not self.overwrite:
             raise OperationError(
                 f"{quoted(self.output)} exists already.", hint="Choose another name, or pass --overwrite."
             )
-        if self.overwrite:
-            require_apart(self.output, [stamp for adapter in adapters for stamp in adapter.files])
+        behind = () if base is None else (base,)
+        require_apart(self.output, (*adapters, *behind), overwrite=self.overwrite)
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ def combine(
         raise LoraLabError("There is nothing to combine, expected at least one adapter.")
     options = options or CombineOptions()
     values = parse_parameters(method.parameters, parameters or {})
-    target.require_free(adapters)
+    target.require_free(adapters, base)
     started = time.perf_counter()
     joints = joints_of(adapters, options, has_base=base is not None)
     supply, findings = supply_of(adapters, joints, base, reader)

@@ -108,8 +108,7 @@ def extract(
     options = options or ExtractOptions()
     if os.path.lexists(output) and not overwrite:
         raise OperationError(f"{quoted(output)} exists already.", hint="Choose another name, or pass --overwrite.")
-    if overwrite:
-        require_apart(output, [*base.shards, *finetuned.shards])
+    require_apart(output, (base, finetuned), overwrite=overwrite)
     started = time.perf_counter()
     found = extracted(base, finetuned, reader=reader, options=options, observer=observer)
     tensors = _tensors(found)

@@ -110,7 +110,8 @@ def merge(
         replaces = overwrite or resume
         writer = UndoWriter(undo, output, plan, base, adapters, options, disk=disk, overwrite=replaces)
     beside = writer.room if writer else None
-    target = Target(output, overwrite, resume, disk, inputs, is_dry=dry_run, beside=beside)
+    read: tuple[Adapter | Base, ...] = (*adapters, base)
+    target = Target(output, overwrite, resume, disk, inputs, is_dry=dry_run, beside=beside, read=read)
 
     def work(staged: StagedFolder) -> Outcome:
         execution = Execution(plan, adapters, reader, options, observer or Unwatched(), writer)

@@ -74,6 +74,8 @@ def pull(hub: Hub, locator: Locator, target: PullTarget, observer: Observer) -> 
     OperationError
         the output exists, the disk says no, or the observer cancelled.
     """
+    if target.output is not None:
+        _require_outside_cache(target.output)
     listing = hub.listing(locator, observer=observer)
     place = listing.place_of(locator)
     chosen = hub.wanted(locator, is_recursive=True, allow_pickle=target.allow_pickle)
@@ -99,17 +101,20 @@ def pull(hub: Hub, locator: Locator, target: PullTarget, observer: Observer) -> 
     return _told(listing, locator, fetched, target)
 
 
+def _require_outside_cache(folder: Path) -> None:
+    output, cache = (Path(os.path.realpath(path)) for path in (folder, hub_cache.cache_root()))
+    if output == cache or output in cache.parents or cache in output.parents:
+        raise OperationError(
+            f"{quoted(folder)} is a part of the Hub's cache, or holds it.", hint="Choose another folder."
+        )
+
+
 def _staged(
     target: PullTarget, listing: Listing, files: Sequence[ListedFile]
 ) -> AbstractContextManager[StagedFolder | None]:
     """The folder in the making; its name is refused before anything is fetched for it."""
     if target.output is None:
         return nullcontext()
-    output, cache = (Path(os.path.realpath(path)) for path in (target.output, hub_cache.cache_root()))
-    if output == cache or output in cache.parents or cache in output.parents:
-        raise OperationError(
-            f"{quoted(target.output)} is a part of the Hub's cache, or holds it.", hint="Choose another folder."
-        )
     named = json.dumps([listing.repository, listing.commit, [[file.name, file.etag] for file in files]])
     identity = hashlib.sha256(named.encode("utf-8", "surrogatepass")).hexdigest()
     return StagedFolder(target.output, identity, disk=target.disk, overwrite=target.overwrite)

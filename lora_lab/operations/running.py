@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from lora_lab.domain.base import Base
 from lora_lab.domain.report import Column, ColumnKind, Scalars
 from lora_lab.errors import OperationError, quoted
 from lora_lab.operations.execution import peak_memory_bytes
@@ -17,8 +18,9 @@ from lora_lab.storage.disk import Disk
 from lora_lab.storage.staging import Finished, StagedFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
 
+    from lora_lab.domain.adapter import Adapter
     from lora_lab.domain.plan import Plan
     from lora_lab.domain.report import Finding, InputRecord, Report, Table
     from lora_lab.domain.tensors import FileStamp
@@ -44,6 +46,7 @@ class Target:
     is_dry : say what would be written, and write nothing
     changed : files of the model that is changed, whose place the output may take
     beside : an undo file that is written too
+    read : models and adapters that the operation reads
     """
 
     output: Path
@@ -54,6 +57,7 @@ class Target:
     is_dry: bool = False
     changed: tuple[FileStamp, ...] = ()
     beside: Beside | None = None
+    read: tuple[Adapter | Base, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,7 @@ def carried_out(plan: Plan, names: Sequence[str], target: Target, work: Callable
     OperationError
         no room, no permission, or the output exists.
     """
-    if target.overwrite:
-        require_apart(target.output, [stamp for stamp in plan.inputs if stamp not in target.changed])
+    require_apart(target.output, target.read, overwrite=target.overwrite, changed=target.changed, others=plan.inputs)
     if target.is_dry:
         return previewed(plan, names, target)
     started = time.perf_counter()
@@ -142,18 +145,48 @@ def previewed(plan: Plan, names: Sequence[str], target: Target) -> Report:
     return replace(report, inputs=tuple(target.inputs()), scalars=scalars, findings=findings)
 
 
-def require_apart(output: Path, inputs: Iterable[FileStamp]) -> None:
-    """Refuse to write over what is read.
+def require_apart(
+    output: Path,
+    read: Iterable[Adapter | Base],
+    *,
+    overwrite: bool,
+    changed: Container[FileStamp] = (),
+    others: Iterable[FileStamp] = (),
+) -> None:
+    """Refuse to write over what is read, and into a folder that is read: the next copy of it would take that along.
+
+    Parameters
+    ----------
+    changed : files whose own folder the output may be
+    others : files that are read beside those of `read`
 
     Raises
     ------
     OperationError
-        an input lies within the output.
+        the output lies within a folder that was given as an input, or would replace a folder with an input in it.
     """
     place = Path(os.path.realpath(output))
-    for stamp in inputs:
-        if Path(os.path.realpath(stamp.path)).is_relative_to(place):
+    read = tuple(read)
+    for subject in read:
+        folder = Path(os.path.realpath(subject.path))
+        if folder.is_dir() and folder in place.parents:
+            raise OperationError(
+                f"{quoted(output)} lies within {quoted(subject.path)}, which is read: it would become a part of it.",
+                hint="Choose a place outside of it.",
+            )
+    if not overwrite:
+        return  # whatever is there stays
+    for stamp in (*others, *(stamp for subject in read for stamp in _files_of(subject))):
+        own = Path(os.path.realpath(stamp.path))
+        link = Path(os.path.realpath(Path(stamp.path).parent), Path(stamp.path).name)
+        if stamp in changed and link.parent == place:
+            continue
+        if place in (own, link, *own.parents, *link.parents):
             raise OperationError(
                 f"{quoted(output)} holds {quoted(Path(stamp.path).name)}, which is read: it would be replaced.",
                 hint="Choose another name for the output.",
             )
+
+
+def _files_of(subject: Adapter | Base) -> tuple[FileStamp, ...]:
+    return subject.shards if isinstance(subject, Base) else subject.files

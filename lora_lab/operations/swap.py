@@ -126,7 +126,16 @@ def swap(
         (undo.options if undo is not None else from_options) or MergeOptions(),
         options or MergeOptions(),
         reader,
-        Target(output, overwrite, resume, disk or Disk(), inputs, is_dry=dry_run, changed=merged.shards),
+        Target(
+            output,
+            overwrite,
+            resume,
+            disk or Disk(),
+            inputs,
+            is_dry=dry_run,
+            changed=merged.shards,
+            read=(merged, *from_adapters, *to_adapters, *(() if base is None else (base,))),
+        ),
         write_undo,
         observer or Unwatched(),
     )

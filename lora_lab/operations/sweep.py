@@ -93,7 +93,7 @@ def sweep(
     chosen = [replace(options, strengths=tuple(map(float, one))) for one in strengths]
     recipes = [Recipe(adapters, method, one, values, base=base) for one in chosen]
     targets = [replace(target, output=output_of(target.output, one.strengths)) for one in chosen]
-    _require_sound(adapters, chosen, targets)
+    _require_sound(adapters, chosen, targets, base)
     reports = _made(recipes, targets, reader, watcher)
     rows = [_row(*one) for one in zip(reports, targets, chosen, strict=True)]
     return _summary(adapters, method, rows, reports)
@@ -129,7 +129,10 @@ def _made(
 
 
 def _require_sound(
-    adapters: Sequence[Adapter], chosen: Sequence[CombineOptions], targets: Sequence[CombineTarget]
+    adapters: Sequence[Adapter],
+    chosen: Sequence[CombineOptions],
+    targets: Sequence[CombineTarget],
+    base: Base | None,
 ) -> None:
     if not adapters or not chosen:
         raise LoraLabError("There is nothing to combine, expected an adapter and a set of strengths.")
@@ -142,7 +145,7 @@ def _require_sound(
     if twice is not None:
         raise LoraLabError(f"Two sets of strengths are the same: both would be {quoted(twice)}.")
     for target in targets:
-        target.require_free(adapters)
+        target.require_free(adapters, base)
 
 
 def _row(report: Report, target: CombineTarget, options: CombineOptions) -> dict[str, Any]:

@@ -91,7 +91,8 @@ def unmerge(
         no room, no permission, or the output exists.
     """
     observer = observer or Unwatched()
-    target = Target(output, overwrite, resume, disk or Disk(), inputs, is_dry=dry_run, changed=merged.shards)
+    read = (merged, *adapters, *(() if base is None else (base,)))
+    target = Target(output, overwrite, resume, disk or Disk(), inputs, is_dry=dry_run, changed=merged.shards, read=read)
     if base is not None and undo is not None:
         raise LoraLabError("Got a base and an undo file, expected one of them.", hint="The base alone is enough.")
     if base is not None:
