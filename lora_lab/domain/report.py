@@ -60,7 +60,7 @@ class Column:
         >>> Column("size_bytes", "Size", ColumnKind.BYTES, unit="bytes").heading
         'Size'
         """
-        if not self.unit or self.kind is ColumnKind.BYTES:
+        if self.unit in ("", "bytes") or self.kind is ColumnKind.BYTES:
             return self.title
         last = self.title.rpartition(" ")[2].lower()
         return self.title if last in (self.unit, "seconds") else f"{self.title} ({self.unit})"

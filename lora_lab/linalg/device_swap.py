@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from lora_lab.linalg import triton_swap
+from lora_lab.linalg.in_place import NARROW, Change, swap_all
 from lora_lab.linalg.sliced import Sliced, sliced
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from lora_lab.linalg.in_place import Ready
+
+    Pair = tuple[int | None, int | None]
 
 _TRIALS: Final = 9
 _WORTH: Final = 1.2  # times as fast as two multiplications in place, or the simpler one is kept
@@ -117,6 +121,72 @@ class Recorded:
             self._graph.replay()
 
 
+class Swaps:
+    """Swaps between updates of weights that stay where they are: round(round(W − ΔA) + ΔB), by the fastest way.
+
+    On CUDA, where all weights are of 16 bits and all updates products, by kernels of the device, and often needed swaps
+    recorded beforehand; else block by block.
+
+    Parameters
+    ----------
+    weights : changed in place
+    updates : of every adapter, one for each weight, on the device
+    recorded : swaps that will be done often: numbers of the adapter that is taken out and of the one that is put in,
+        None for none
+    is_by_kernels : what is chosen instead of what the device says
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[torch.Tensor],
+        updates: Sequence[Sequence[Ready]],
+        device: str,
+        *,
+        recorded: Iterable[Pair] = (),
+        is_by_kernels: bool | None = None,
+    ) -> None:
+        self._weights, self._updates = weights, updates
+        self._recorded: dict[Pair, Recorded] = {}
+        self._parts: list[list[Sliced]] = []
+        self.note = ""
+        if is_by_kernels is None:
+            is_by_kernels = device.startswith("cuda") and self._is_for_kernels
+        if is_by_kernels:
+            self._parts = [
+                [slices_of(step, weight.dtype) for weight, step in zip(weights, steps, strict=True)]
+                for steps in updates
+            ]
+            self._way = chosen(weights, self._parts[0], self._parts[-1], device)
+            self.note = f"On {device} it is {self._way.reason}."
+            self._recorded = {pair: Recorded(partial(self._launch, *pair), device) for pair in recorded}
+
+    def __call__(self, old: int | None, new: int | None) -> None:
+        """Take one adapter out of every weight and put another in; None is none."""
+        if (old, new) in self._recorded:
+            self._recorded[old, new]()
+        elif self._parts:
+            self._launch(old, new)
+        else:
+            none = [None] * len(self._weights)
+            taken = none if old is None else self._updates[old]
+            put = none if new is None else self._updates[new]
+            swap_all([Change(*one) for one in zip(self._weights, put, taken, strict=True)])
+
+    @property
+    def _is_for_kernels(self) -> bool:
+        is_plain = all(step.update.is_plain for steps in self._updates for step in steps)
+        return is_plain and all(weight.dtype in NARROW for weight in self._weights)
+
+    def _launch(self, old: int | None, new: int | None) -> None:
+        for number, weight in enumerate(self._weights):
+            if old is not None and new is not None:
+                self._way(weight, self._parts[old][number], self._parts[new][number])
+            elif old is not None:
+                self._parts[old][number].add_to(weight, -1.0)
+            elif new is not None:
+                self._parts[new][number].add_to(weight, 1.0)
+
+
 def _one_of_each_kind(weights: Sequence[torch.Tensor], taken: Sequence[Sliced], put: Sequence[Sliced]) -> list[int]:
     """Places of weights of which no two have the same type, shape and ranks."""
     kinds = {
@@ -130,11 +200,12 @@ def _seconds(work: Callable[[], object], device: str) -> float:
     """Median of some runs, by the device's own clock."""
     make: Any = torch.cuda.Event
     found = []
-    for _ in range(_TRIALS):
-        start, end = make(enable_timing=True), make(enable_timing=True)
-        start.record()
-        work()
-        end.record()
-        torch.cuda.synchronize(device)
-        found.append(float(start.elapsed_time(end)))
+    with torch.cuda.device(device):  # whose queue events are recorded into
+        for _ in range(_TRIALS):
+            start, end = make(enable_timing=True), make(enable_timing=True)
+            start.record()
+            work()
+            end.record()
+            end.synchronize()
+            found.append(float(start.elapsed_time(end)))
     return statistics.median(found)

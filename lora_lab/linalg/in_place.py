@@ -30,7 +30,8 @@ from lora_lab.linalg.workspace import Workspace
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_NARROW: Final = (torch.bfloat16, torch.float16)
+# Stored types so coarse that sums in float32 are far finer.
+NARROW: Final = (torch.bfloat16, torch.float16)
 # Elements of a float32 tile: few enough for the last cache, and so many that one tile's calls cost little beside it.
 _TILE_ELEMENTS: Final = 1 << 19
 # Rows of a block on a device that is no processor: enough for every multiprocessor, and a bounded float32 buffer.
@@ -71,18 +72,19 @@ class Change(NamedTuple):
 
 
 def ready(update: Update, device: str = "cpu") -> Ready:
-    """Bring the factors of `update` to `device` and into both types."""
-    there = update.to(torch.device(device)) if device != "cpu" else update
+    """Bring the factors of `update` to `device` and into both types; those of float64 stay where float64 is."""
+    place = torch.device(device)
+    there = update.to(place) if device != "cpu" and has_float64(device) else update
     if not there.is_plain:
         return Ready(there, None, None)
-    A, B = there.plain_factors
-    return Ready(there, A.to(torch.float32).contiguous(), B.to(torch.float32).contiguous())
+    A, B = (factor.to(torch.float32).contiguous().to(place) for factor in there.plain_factors)
+    return Ready(there, A, B)
 
 
 def merge_all(changes: Sequence[Change]) -> None:
     """Change every weight to round(W + Δ): the bits that a merge into files writes.
 
-    A device without float64 sums weights of 16 bits in float32.
+    A device without float64 sums products in float32; DoRA goes through the processor.
 
     Examples
     --------
@@ -97,14 +99,18 @@ def merge_all(changes: Sequence[Change]) -> None:
 
 
 def swap_all(changes: Sequence[Change]) -> None:
-    """Change every weight to round(round(W′ − ΔA) + ΔB), weights of 16 bits summed in float32."""
+    """Change every weight to round(round(W′ − ΔA) + ΔB), weights of 16 bits summed in float32.
+
+    A device without float64 sums others in float32 too.
+    """
     _run([(change, _may_be_single(change)) for change in changes])
 
 
 def _may_be_single(change: Change) -> bool:
     """Whether float32 is wide enough, and the change nothing but products."""
     steps = [step for step in (change.put, change.taken) if step is not None]
-    return change.weight.dtype in _NARROW and all(step.single_A is not None for step in steps)
+    is_enough = change.weight.dtype in NARROW or not has_float64(change.weight.device.type)
+    return is_enough and all(step.single_A is not None for step in steps)
 
 
 def _run(changes: Sequence[tuple[Change, bool]]) -> None:
@@ -146,19 +152,29 @@ def _height(change: Change, *, is_single: bool) -> int:
 def _look(update: Update, source: torch.Tensor) -> None:
     update.forget()
     for _, first, end in update.blocks():
-        update.look(source[first:end], first)
+        update.look(_where_float64_is(source[first:end]), first)
 
 
 def _double(change: Change, first: int, end: int, space: Workspace) -> None:
     """One block in float64."""
     rows = change.weight[first:end]
-    source = rows if change.kept is None else change.kept[first:end]
+    source = _where_float64_is(rows if change.kept is None else change.kept[first:end])
     if change.taken is not None:
         gone = change.taken.update.delta(source, first, space=space)
-        rows.copy_(torch.sub(source.to(torch.float64), gone, out=gone))
-        source = rows
+        _store(rows, torch.sub(source.to(torch.float64), gone, out=gone))
+        source = _where_float64_is(rows)
     if change.put is not None:
-        rows.copy_(change.put.update.moved(source, first, space=space))
+        _store(rows, change.put.update.moved(source, first, space=space))
+
+
+def _store(rows: torch.Tensor, total: torch.Tensor) -> None:
+    """Round into the rows; on the processor where float64 is there alone."""
+    rows.copy_(total if total.device == rows.device else total.to(rows.dtype))
+
+
+def _where_float64_is(rows: torch.Tensor) -> torch.Tensor:
+    """The rows, on the processor where their device has no float64."""
+    return rows if has_float64(rows.device.type) else rows.cpu()
 
 
 def _single(change: Change, first: int, end: int, space: Workspace) -> None:

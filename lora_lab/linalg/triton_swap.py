@@ -44,18 +44,22 @@ def swap(weight: torch.Tensor, taken: Sliced, put: Sliced) -> None:
     """
     rows, columns = weight.shape
     grid = (-(-rows // _ROWS), -(-columns // _COLUMNS))
-    swap_tile[grid](
-        weight,
-        *(taken.lora_A, taken.lora_B, put.lora_A, put.lora_B, taken.scale, put.scale, rows, columns),
-        TAKEN=len(taken.lora_A),
-        PUT=len(put.lora_A),
-        ROWS=_ROWS,
-        COLUMNS=_COLUMNS,
-    )
+    # Triton launches on whichever device is current; -1 is none, as in its interpreter on the processor.
+    with torch.cuda.device(weight.get_device()):
+        swap_tile[grid](
+            weight,
+            *(taken.lora_A, taken.lora_B, put.lora_A, put.lora_B, taken.scale, put.scale, rows, columns),
+            TAKEN=len(taken.lora_A),
+            PUT=len(put.lora_A),
+            ROWS=_ROWS,
+            COLUMNS=_COLUMNS,
+        )
 
 
 def padded(factors: Sliced) -> Sliced:
     """The factors with zeros up to the next rank that a matrix unit multiplies; themselves where they have that.
+
+    Or where they have more than the kernel takes, so that two multiplications gain nothing from zeros.
 
     Examples
     --------
@@ -64,6 +68,8 @@ def padded(factors: Sliced) -> Sliced:
     torch.Size([4, 16])
     """
     A, B = factors.lora_A, factors.lora_B
+    if len(A) > _MOST_RANK:
+        return factors
     more = max(_LEAST_RANK, 1 << max(0, len(A) - 1).bit_length()) - len(A)
     if not more:
         return factors

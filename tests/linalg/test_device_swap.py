@@ -13,10 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_lab.linalg.device_swap import DeviceSwap, Recorded, chosen, slices_of
+from lora_lab.linalg.device_swap import DeviceSwap, Recorded, Swaps, chosen, slices_of
 from lora_lab.linalg.in_place import Change, ready, swap_all
 from lora_lab.linalg.sliced import sliced
-from lora_lab.linalg.triton_swap import padded
+from lora_lab.linalg.triton_swap import may_swap, padded
 from lora_lab.linalg.updates import Term, Update
 
 NARROW = [torch.bfloat16, torch.float16]
@@ -104,6 +104,30 @@ def test_the_one_kernel_gives_what_two_multiplications_give() -> None:
     root = Path(__file__).resolve().parents[2]
     interpreted = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
     subprocess.run([sys.executable, "-c", PROGRAM], cwd=root, env={**os.environ, **interpreted}, check=True)
+
+
+@pytest.mark.parametrize("is_by_kernels", [False, True])
+def test_several_adapters_take_turns_in_several_weights(is_by_kernels: bool) -> None:
+    """Recorded beforehand or not, from none to one to another to none."""
+    shapes, ranks = [(40, 24), (8, 70)], (2, 3, 5)
+    weights = [random(*shape, 3, 1.0).bfloat16() for shape in shapes]
+    kept = [weight.clone() for weight in weights]
+    terms = [[Term(random(r, shape[1], r, 0.1), random(shape[0], r, 9, 0.1), 0.5) for shape in shapes] for r in ranks]
+    updates = [[ready(Update("w", shape, [one])) for shape, one in zip(shapes, own, strict=True)] for own in terms]
+    swaps = Swaps(weights, updates, "cpu", recorded=[(0, 1), (None, 0)], is_by_kernels=is_by_kernels)
+    assert ("cpu" in swaps.note) == is_by_kernels
+    for old, new in ((None, 0), (0, 1), (1, 2), (2, None)):
+        swaps(old, new)
+        for weight, was, own in zip(weights, kept, [[one[place] for one in terms] for place in (0, 1)], strict=True):
+            step = 0.5 * (own[new].lora_B.double() @ own[new].lora_A.double()) if new is not None else 0.0
+            assert torch.allclose(weight.double(), was.double() + step, rtol=2**-7, atol=2**-7)
+
+
+def test_factors_of_more_than_the_kernel_takes_are_left_as_they_are() -> None:
+    """Two multiplications gain nothing from zeros."""
+    made = sliced(random(300, 4, 1, 1.0).bfloat16().float(), random(5, 300, 2, 1.0).bfloat16().float(), torch.bfloat16)
+    assert padded(made) is made
+    assert not may_swap(made, made)
 
 
 def test_a_kernel_that_cannot_be_compiled_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,33 @@ def test_a_swap_is_two_sums_each_rounded(shape: tuple[int, int], dtype: torch.dt
     assert float((found != right).double().mean()) < 1e-2 or dtype in (torch.float32, torch.float64)
 
 
+@pytest.mark.parametrize("dtype", TYPES[:3])
+def test_a_device_without_float64_sums_in_float32_and_dora_on_the_processor(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Metal is; what is within a rounding in float32 is right."""
+    shape = (33, 64)
+    monkeypatch.setattr(in_place, "has_float64", lambda device: False)
+    kept, old, new = weight_of(shape, dtype), term(shape, 3, 1), term(shape, 5, 2)
+    dora = old._replace(magnitude=1.0 + torch.rand(33, generator=torch.Generator().manual_seed(3)))
+    taken, put, other = (ready(Update("w", shape, [one])) for one in (old, new, dora))
+    assert taken.single_A is not None
+    assert other.single_A is None
+    eps = max(torch.finfo(dtype).eps, 2.0**-22)
+    wrong = [step for step in (taken, put) if step.update.plain_factors[0].dtype != torch.float64]
+    assert not wrong
+    for step, right in (
+        (put, kept.double() + delta(new)),
+        (other, Update("w", shape, [dora]).moved(kept, 0)),
+    ):
+        found = torch.zeros_like(kept)
+        merge_all([Change(found, step, kept=kept)])
+        assert torch.allclose(found.double(), right, rtol=eps, atol=8 * eps)
+    found = kept.clone()
+    swap_all([Change(found, put, taken)])
+    assert torch.allclose(found.double(), kept.double() - delta(old) + delta(new), rtol=4 * eps, atol=8 * eps)
+
+
 def test_the_same_bytes_whatever_the_threads_and_the_company(monkeypatch: pytest.MonkeyPatch) -> None:
     """One lane or three, alone or among others: law 8."""
     shape = (257, 2048)

@@ -152,7 +152,7 @@ def bench_mixed(
         ),
         rounds=[rounds],
         scalars=(_summary(rounds, crossing, switching), _workload(setup, options, course)),
-        findings=_findings(setup, options, course),
+        findings=_findings(setup, options, course, switching.note),
     )
 
 
@@ -315,11 +315,12 @@ def _workload(setup: Setup, options: MixedOptions, course: Course) -> Scalars:
     return Scalars("workload", "Workload", _WORKLOAD, values)
 
 
-def _findings(setup: Setup, options: MixedOptions, course: Course) -> tuple[Finding, ...]:
+def _findings(setup: Setup, options: MixedOptions, course: Course, note: str) -> tuple[Finding, ...]:
+    notes = (Finding("note", f"Switching: {note}"),) if note else ()
     if options.layers is not None or not setup.may_cut:
-        return ()
+        return notes
     sentence = (
         f"{course.layers} of {setup.whole} layers were chosen to finish in about two minutes, {course.seconds:.0f} s "
         "expected; --layers says otherwise."
     )
-    return (Finding("chosen", sentence),)
+    return (Finding("chosen", sentence), *notes)

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from lora_lab.benchmarks.latency.adapters import blocks_of, twin_of, update_of
-from lora_lab.linalg.in_place import Change, Ready, merge_all, ready, swap_all
+from lora_lab.linalg.device_swap import Swaps
+from lora_lab.linalg.in_place import Change, Ready, merge_all, ready
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,6 +71,10 @@ class Switching:
                 for updates, own in zip(self._updates, factors, strict=True):
                     updates.append(ready(update_of(target, *own[place][target]), device))
         self._merge(self._weights)
+        # A batch goes from one adapter to its neighbour, there and back.
+        steps = [pair for one in range(len(factors) - 1) for pair in ((one, one + 1), (one + 1, one))]
+        self._swap = Swaps(self._weights, self._updates, device, recorded=steps)
+        self.note = self._swap.note
 
     def _merge(self, targets: Sequence[torch.Tensor]) -> None:
         puts = self._updates[self.current]
@@ -79,8 +84,7 @@ class Switching:
         """Merge `adapter` in place of the one that is in the weights."""
         if adapter == self.current:
             return
-        old, new = self._updates[self.current], self._updates[adapter]
-        swap_all([Change(one, put, taken) for one, put, taken in zip(self._weights, new, old, strict=True)])
+        self._swap(self.current, adapter)
         self.current = adapter
 
     def forward(self, groups: Sequence[torch.Tensor], *, is_switching: bool) -> list[torch.Tensor]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from lora_lab.errors import CompatibilityError, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import torch
 
@@ -25,7 +24,6 @@ class Merged:
         count = len(scene.modules[0].adapters)
         self.put = [ready_updates(scene, number) for number in range(count)]
         self.merge(first)
-
         self.notes: tuple[str, ...] = ()
 
     @property
@@ -144,25 +142,22 @@ class _Subtracting(Merged):
     """ΔA is subtracted: the base's bits are not known."""
 
     def __init__(self, scene: SwapScene, first: int, *, is_fused: bool) -> None:
+        from lora_lab.linalg.device_swap import Swaps
+
         require_no_dora(scene)
         super().__init__(scene, first)
         self._is_fused = is_fused
-        self._launches: dict[tuple[int | None, int | None], Callable[[], None]] = {}
-        if scene.device.startswith("cuda") and self.is_narrow:
-            self._prepare_device()
+        numbers = range(len(self.put))
+        pairs = [(old, new) for old in numbers for new in numbers if old != new] if is_fused else []
+        ends = [pair for number in numbers for pair in ((number, None), (None, number))]
+        self._change = Swaps(
+            [module.weight for module in scene.modules], self.put, scene.device, recorded=[*pairs, *ends]
+        )
+        self.notes = (self._change.note,) if self._change.note else ()
 
     def moved_bytes(self, old: int, new: int) -> int:
         """Every weight is read and written once, or twice."""
         return 2 * self.weight_bytes() * (1 if self._is_fused else 2) + self.factor_bytes(old, new)
-
-    @property
-    def is_narrow(self) -> bool:
-        """Whether all weights are of 16 bits and all updates products, which is what the device's kernels take."""
-        import torch
-
-        narrow = (torch.bfloat16, torch.float16)
-        is_plain = all(step.update.is_plain for steps in self.put for step in steps)
-        return is_plain and all(module.weight.dtype in narrow for module in self.scene.modules)
 
     def swap(self, old: int, new: int) -> None:
         """In one pass, or in two."""
@@ -175,46 +170,6 @@ class _Subtracting(Merged):
     def restore(self, old: int) -> None:
         """Subtract."""
         self._change(old, None)
-
-    def _prepare_device(self) -> None:
-        """Slices of all factors, the faster kernel, and every swap between two adapters recorded as one launch."""
-        from lora_lab.linalg.device_swap import Recorded, chosen, slices_of
-
-        weights = [module.weight for module in self.scene.modules]
-        parts = [
-            [slices_of(step, weight.dtype) for weight, step in zip(weights, steps, strict=True)] for steps in self.put
-        ]
-        way = chosen(weights, parts[0], parts[-1], self.scene.device)
-        self.notes = (f"On {self.scene.device} it is {way.reason}.",)
-
-        def launch(old: int | None, new: int | None) -> None:
-            for number, weight in enumerate(weights):
-                if old is not None and new is not None:
-                    way(weight, parts[old][number], parts[new][number])
-                elif old is not None:
-                    parts[old][number].add_to(weight, -1.0)
-                elif new is not None:
-                    parts[new][number].add_to(weight, 1.0)
-
-        numbers = range(len(parts))
-        pairs = [(old, new) for old in numbers for new in numbers if old != new] if self._is_fused else []
-        single = [pair for number in numbers for pair in ((number, None), (None, number))]
-        for pair in [*pairs, *single]:
-            self._launches[pair] = Recorded(partial(launch, *pair), self.scene.device)
-
-    def _change(self, old: int | None, new: int | None) -> None:
-        """Take one adapter out and put another in, weight by weight; None is none."""
-        from lora_lab.linalg.in_place import Change, swap_all
-
-        if (old, new) in self._launches:
-            self._launches[old, new]()
-            return
-        taken = [None] * len(self.scene.modules) if old is None else self.put[old]
-        put = [None] * len(self.scene.modules) if new is None else self.put[new]
-        changes = [
-            Change(module.weight, own, gone) for module, own, gone in zip(self.scene.modules, put, taken, strict=True)
-        ]
-        swap_all(changes)
 
 
 class Fused:

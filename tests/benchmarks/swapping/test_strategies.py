@@ -17,6 +17,7 @@ from lora_lab.domain.progress import Unwatched
 from lora_lab.errors import CompatibilityError
 from lora_lab.extension.contracts import SwapStrategy
 from lora_lab.formats.factors import FactorReader
+from lora_lab.linalg.device_swap import Swaps
 
 TYPES = [torch.bfloat16, torch.float16, torch.float32]
 EXACT = {"reload", "from_copy", "undo", "hotswap"}
@@ -152,8 +153,9 @@ def test_the_way_of_a_device_on_the_processor(name: str, tmp_path: Path) -> None
     ) as workload:
         scenes = [workload.scene("cpu") for _ in range(2)]
         tiles, device = (strategy.prepare(scene, 0) for scene in scenes)
-        device._prepare_device()  # type: ignore[attr-defined]
-        assert "two multiplications" in device.notes[0]
+        weights = [module.weight for module in scenes[1].modules]
+        device._change = Swaps(weights, device.put, "cpu", recorded=[(0, 1)], is_by_kernels=True)  # type: ignore[attr-defined]
+        assert "two multiplications" in device._change.note  # type: ignore[attr-defined]
         for swapper in (tiles, device):
             swapper.swap(0, 1)
         for one, other in zip(*(scene.modules for scene in scenes), strict=True):
