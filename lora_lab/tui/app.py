@@ -13,7 +13,7 @@ from lora_lab.tui import bindings, themes
 from lora_lab.tui.background import settle_memory
 from lora_lab.tui.base_dialog import BaseMemory
 from lora_lab.tui.bench.watching import Watched
-from lora_lab.tui.confirm import Confirm
+from lora_lab.tui.confirm import ask
 from lora_lab.tui.job_list import JobList
 from lora_lab.tui.messages import JobUpdated
 from lora_lab.tui.palette import ActionsProvider, why_not
@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from textual.dom import DOMNode
 
     from lora_lab.domain.report import Report
-    from lora_lab.jobs import JobEvent, JobManager
+    from lora_lab.jobs import Job, JobEvent, JobManager
+    from lora_lab.jobs.model import Call
     from lora_lab.session import Session
 
 
 _SAVE_SECONDS: Final = 2.0
+_ASKED_PRIORITY: Final = 1000
 
 
 def run(session_options: dict[str, Any], sources: list[str], base: str | None) -> int:
@@ -137,6 +139,14 @@ class LoraLabApp(App[None], inherit_bindings=False):
         from lora_lab.jobs import JobManager
 
         return JobManager(on_event, session_options=self.session_options)
+
+    def begin(self, call: Call, arguments: Mapping[str, Any], title: str) -> Job:
+        """Give the job that a person asked for; it goes before all that fills screens."""
+        from lora_lab.jobs import JobRequest
+
+        job = self.jobs.submit(JobRequest(call, arguments), title=title, priority=_ASKED_PRIORITY)
+        self.job_list.add(job)
+        return job
 
     async def on_mount(self) -> None:
         """Show the library; the rest waits for the first paint."""
@@ -284,12 +294,7 @@ class LoraLabApp(App[None], inherit_bindings=False):
             self.exit()
             return
         what = "1 job runs" if len(running) == 1 else f"{len(running)} jobs run"
-
-        def answer(yes: bool | None) -> None:
-            if yes:
-                self.exit()
-
-        self.push_screen(Confirm(f"{what}: {running[0].title}.", "cancel and quit"), answer)
+        ask(self, f"{what}: {running[0].title}.", "cancel and quit", self.exit)
 
     def unavailable(self, action: str, parameters: tuple[object, ...]) -> str | None:
         """Say why there is no adapter to go to, or no model to plan for."""

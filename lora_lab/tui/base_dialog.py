@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import os
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from textual import on
 from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import Input, OptionList, Static
+from textual.widgets import Input, Static
 from textual.widgets.option_list import Option
 
 from lora_lab.domain.library import EntryKind
 from lora_lab.errors import LoraLabError
 from lora_lab.safetext import safe_text
 from lora_lab.sources.locators import parse
-from lora_lab.tui import bindings, text
+from lora_lab.tui import text
 from lora_lab.tui.background import work_beside
-from lora_lab.tui.confirm import Confirm
-from lora_lab.tui.dialog import LabDialog
+from lora_lab.tui.locator_dialog import LocatorDialog
+from lora_lab.tui.widgets.options import Options
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterable, Sequence
 
     from textual.app import ComposeResult
-    from textual.binding import BindingType
 
     from lora_lab.domain.library import LibraryEntry
     from lora_lab.tui.app import LoraLabApp
@@ -119,17 +118,13 @@ def _is_same(one: str, other: str) -> bool:
     return os.path.abspath(one) == os.path.abspath(other)  # noqa: PTH100 - as typed, not where a link leads
 
 
-class BaseList(OptionList, inherit_bindings=False):
+class BaseList(Options):
     """Bases that are here."""
 
     HELP_TITLE = "Bases"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *bindings.described(OptionList.BINDINGS, "options"),
-        *bindings.OPTIONS,
-    ]
 
 
-class BaseDialog(LabDialog["str | None"]):
+class BaseDialog(LocatorDialog):
     """Closes with a locator, or None.
 
     Parameters
@@ -141,17 +136,10 @@ class BaseDialog(LabDialog["str | None"]):
     open_base : reads the headers of what was typed; LoraLabError when there is no model
     """
 
+    FETCHING = "Its weights would be fetched from the Hub when they are needed."
     DEFAULT_CSS = """
-    BaseDialog .dialog { width: 76; height: auto; }
-    BaseDialog OptionList {
-        height: auto; max-height: 10; border: none; background: $surface; padding: 0;
-        text-wrap: nowrap; text-overflow: ellipsis;
-    }
-    BaseDialog OptionList:focus { border: none; }
-    BaseDialog Input { border: none; height: 1; padding: 0 1; background: $panel; margin-top: 1; }
-    BaseDialog Input:focus { border: none; }
+    BaseDialog OptionList { max-height: 10; }
     BaseDialog #base-said { height: auto; margin-bottom: 1; }
-    BaseDialog #base-reason { height: auto; color: $text-error; }
     """
     HELP_TITLE = "Base model"
 
@@ -172,10 +160,10 @@ class BaseDialog(LabDialog["str | None"]):
         current: str | None,
         open_base: Callable[[str], object],
     ) -> None:
-        super().__init__()
+        self._choices = tuple(choices)[:_MOST_SHOWN]
+        super().__init__([choice.locator for choice in self._choices])
         self._who = who
         self._base_model = base_model
-        self._choices = tuple(choices)[:_MOST_SHOWN]
         self._current = current
         self._open_base = open_base
         self._stop: threading.Event | None = None
@@ -188,8 +176,8 @@ class BaseDialog(LabDialog["str | None"]):
         with box:
             yield Static(self._said(), id="base-said")
             yield BaseList(*(self._option(number, choice) for number, choice in enumerate(self._choices)))
-            yield Input(placeholder="a folder, a config.json, or org/name on the Hub", id="base-path")
-            yield Static("", id="base-reason")
+            yield Input(placeholder="a folder, a config.json, or org/name on the Hub")
+            yield Static("", classes="dialog--reason")
 
     def _said(self) -> Content:
         name = safe_text(self._base_model, limit=120) if self._base_model else ""
@@ -209,54 +197,16 @@ class BaseDialog(LabDialog["str | None"]):
         mark = Content.styled("● " if choice.is_named else "  ", "$text-accent")
         return Option(Content.assemble(mark, shown, "  ", Content.styled(note, "$foreground 65%")), id=str(number))
 
-    def on_mount(self) -> None:
-        """Start where enter is most likely right."""
-        options = self.query_one(BaseList)
-        options.display = bool(self._choices)
-        if self._choices:
-            options.highlighted = 0
-            options.focus()
-        else:
-            self.query_one(Input).focus()
-
     def on_unmount(self) -> None:
         """Nobody waits any longer."""
         if self._stop is not None:
             self._stop.set()
 
-    @on(OptionList.OptionSelected)
-    def _chosen(self, event: OptionList.OptionSelected) -> None:
-        if event.option_id is not None:
-            self.dismiss(self._choices[int(event.option_id)].locator)
-
-    @on(Input.Submitted, "#base-path")
-    def _typed(self, event: Input.Submitted) -> None:
-        """Look at what was typed; ask before anything is fetched."""
-        typed = event.value.strip()
-        if not typed:
-            self._explain("Type a path, or esc cancels.")
-            return
-        try:
-            place = parse(typed)
-        except LoraLabError as error:
-            self._explain(str(error))
-            return
-        if place.is_local:
-            self._look_at(place.path)
-            return
-
-        def answer(yes: bool | None) -> None:
-            if yes:
-                self.dismiss(typed)
-
-        question = f"{typed} is not on this machine. Its weights would be fetched from the Hub when they are needed."
-        self.app.push_screen(Confirm(question, "fetch it"), answer)
-
-    def _look_at(self, path: str) -> None:
+    def take_path(self, path: str) -> None:
         """Read the headers beside the screen, so that a slow disk stops nothing."""
         if self._stop is not None:
             self._stop.set()
-        self._explain("reading headers …", is_error=False)
+        self.explain("reading headers …", is_error=False)
         open_base = self._open_base
 
         def look(stop: threading.Event, tell: Callable[[Message], bool]) -> None:
@@ -275,13 +225,9 @@ class BaseDialog(LabDialog["str | None"]):
     @on(Opened)
     def _opened(self, message: Opened) -> None:
         if message.error:
-            self._explain(message.error)
+            self.explain(message.error)
         elif self.is_current:
             self.dismiss(message.locator)
-
-    def _explain(self, sentence: str, *, is_error: bool = True) -> None:
-        tone = "$text-error" if is_error else "$foreground 70%"
-        self.query_one("#base-reason", Static).update(Content.styled(safe_text(sentence), tone))
 
 
 def ask_for_base(

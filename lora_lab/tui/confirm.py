@@ -1,4 +1,4 @@
-"""Asks one question before jobs are lost."""
+"""Asks one question before something is lost, fetched or sent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from lora_lab.tui import bindings
 from lora_lab.tui.dialog import LabDialog
 
 if TYPE_CHECKING:
-    from textual.app import ComposeResult
+    from collections.abc import Callable
+
+    from textual.app import App, ComposeResult
     from textual.binding import BindingType
 
 
@@ -54,3 +56,13 @@ class Confirm(LabDialog[bool]):
     def action_answer(self, answer: bool) -> None:
         """Close with the answer."""
         self.dismiss(answer)
+
+
+def ask(app: App[None], question: str, yes: str, do: Callable[[], object]) -> None:
+    """Ask, and do it after a yes; `yes` says in the dialogue what that is."""
+
+    def answer(is_wanted: bool | None) -> None:
+        if is_wanted:
+            do()
+
+    app.push_screen(Confirm(question, yes), answer)

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from textual import on
 from textual.content import Content
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from lora_lab.tui import bindings
 from lora_lab.tui.dialog import LabDialog
+from lora_lab.tui.widgets.options import Options
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
-    from textual.binding import BindingType
 
 
-class ThemeList(OptionList, inherit_bindings=False):
+class ThemeList(Options):
     """Names of themes."""
 
     HELP_TITLE = "Themes"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *bindings.described(OptionList.BINDINGS, "options"),
-        *bindings.OPTIONS,
-    ]
 
 
 class ThemePicker(LabDialog["str | None"]):

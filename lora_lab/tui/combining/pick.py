@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from textual import on
 from textual.containers import Vertical
 from textual.content import Content
-from textual.widgets import Input, OptionList, Static
+from textual.widgets import Input, Static
 from textual.widgets.option_list import Option
 
 from lora_lab.domain.library import EntryKind
 from lora_lab.domain.modules import natural_key
-from lora_lab.errors import LoraLabError
 from lora_lab.safetext import safe_text
-from lora_lab.sources.locators import parse
-from lora_lab.tui import bindings, text
-from lora_lab.tui.confirm import Confirm
-from lora_lab.tui.dialog import LabDialog
+from lora_lab.tui import text
+from lora_lab.tui.locator_dialog import LocatorDialog
+from lora_lab.tui.widgets.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from textual.app import ComposeResult
-    from textual.binding import BindingType
 
     from lora_lab.domain.library import LibraryEntry
     from lora_lab.tui.app import LoraLabApp
@@ -65,17 +61,13 @@ def _choice(entry: LibraryEntry, note: str = "") -> Choice:
     return Choice(entry.path, entry.name, "  ".join(filter(None, (ranks and f"r {ranks}", entry.base_model, note))))
 
 
-class PickList(OptionList, inherit_bindings=False):
+class PickList(Options):
     """Adapters."""
 
     HELP_TITLE = "Adapters"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *bindings.described(OptionList.BINDINGS, "options"),
-        *bindings.OPTIONS,
-    ]
 
 
-class Pick(LabDialog["str | None"]):
+class Pick(LocatorDialog):
     """Closes with a locator, or None.
 
     Parameters
@@ -85,21 +77,10 @@ class Pick(LabDialog["str | None"]):
     is_typed : whether another one may be typed
     """
 
-    DEFAULT_CSS = """
-    Pick .dialog { width: 76; height: auto; }
-    Pick OptionList {
-        height: auto; max-height: 12; border: none; background: $surface; padding: 0;
-        text-wrap: nowrap; text-overflow: ellipsis;
-    }
-    Pick OptionList:focus { border: none; }
-    Pick Input { border: none; height: 1; padding: 0 1; background: $panel; margin-top: 1; }
-    Pick Input:focus { border: none; }
-    Pick #pick-reason { height: auto; color: $text-error; }
-    """
     HELP_TITLE = "Choose an adapter"
 
     def __init__(self, title: str, choices: Sequence[Choice], *, is_typed: bool = False) -> None:
-        super().__init__()
+        super().__init__([choice.locator for choice in choices])
         self._title = title
         self._choices = tuple(choices)
         self._is_typed = is_typed
@@ -113,45 +94,8 @@ class Pick(LabDialog["str | None"]):
         with box:
             yield PickList(*(_option(number, choice) for number, choice in enumerate(self._choices)))
             if self._is_typed:
-                yield Input(placeholder="a folder, a file, or org/name on the Hub", id="pick-path")
-            yield Static("", id="pick-reason")
-
-    def on_mount(self) -> None:
-        """Start at the first."""
-        options = self.query_one(PickList)
-        options.display = bool(self._choices)
-        if self._choices:
-            options.highlighted = 0
-            options.focus()
-        else:
-            self.query_one(Input).focus()
-
-    @on(OptionList.OptionSelected)
-    def _chosen(self, event: OptionList.OptionSelected) -> None:
-        if event.option_id is not None:
-            self.dismiss(self._choices[int(event.option_id)].locator)
-
-    @on(Input.Submitted)
-    def _typed(self, event: Input.Submitted) -> None:
-        """Take what was typed; ask before anything is fetched."""
-        typed = event.value.strip()
-        try:
-            place = parse(typed) if typed else None
-        except LoraLabError as error:
-            self.query_one("#pick-reason", Static).update(Content(safe_text(str(error))))
-            return
-        if place is None:
-            self.query_one("#pick-reason", Static).update(Content("Type a path, or esc cancels."))
-        elif place.is_local:
-            self.dismiss(str(place.path))
-        else:
-
-            def answer(yes: bool | None) -> None:
-                if yes:
-                    self.dismiss(typed)
-
-            question = f"{typed} is not on this machine. It would be fetched from the Hub."
-            self.app.push_screen(Confirm(question, "fetch it"), answer)
+                yield Input(placeholder="a folder, a file, or org/name on the Hub")
+            yield Static("", classes="dialog--reason")
 
 
 def _option(number: int, choice: Choice) -> Option:

@@ -20,6 +20,7 @@ from lora_lab.tui.detail.spectrum_view import flowed, put
 from lora_lab.tui.dialog import LabDialog
 from lora_lab.tui.export import Copied, ExportDocument, as_tsv
 from lora_lab.tui.plots.heatmap import Heatmap
+from lora_lab.tui.widgets.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,14 +52,10 @@ class LayerMap(Heatmap):
         self.post_message(self.Chosen(self.at))
 
 
-class MetricList(OptionList, inherit_bindings=False):
+class MetricList(Options):
     """Numbers that can be shown."""
 
     HELP_TITLE = "Numbers"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *bindings.described(OptionList.BINDINGS, "options"),
-        *bindings.OPTIONS,
-    ]
 
 
 class MetricPicker(LabDialog["str | None"]):
