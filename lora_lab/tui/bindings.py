@@ -63,6 +63,12 @@ SCREEN: Final = [
     key("q", "back", "Back", "Go back; on the library: quit", id="back", show=True),
 ]
 
+
+def of_screen(*left_out: str) -> list[Binding]:
+    """Keys of every screen, without those of these ids, which have another meaning there, or none."""
+    return [*FOCUS, *(binding for binding in SCREEN if binding.id not in left_out)]
+
+
 #: Of the application. Textual opens the palette by the key of its own constant.
 APP: Final = [
     Binding("ctrl+q", "quit", "Quit", show=False, priority=True, tooltip="Quit at once", id="quit"),

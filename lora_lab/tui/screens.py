@@ -14,6 +14,7 @@ from textual.screen import Screen
 
 from lora_lab.safetext import safe_text
 from lora_lab.tui import bindings
+from lora_lab.tui.detail.feed import JobDesk
 from lora_lab.tui.help import HelpScreen, sections_of
 from lora_lab.tui.jump import JumpScreen, letters_for
 from lora_lab.tui.palette import ActionsProvider
@@ -49,9 +50,10 @@ class LabScreen(Screen[None], inherit_bindings=False):
     """
 
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-normal"), (140, "-wide")]  # noqa: RUF012 - Textual's own
-    BINDINGS: ClassVar[list[BindingType]] = [*bindings.FOCUS, *bindings.SCREEN]
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings.of_screen()]
     COMMANDS = {ActionsProvider}  # noqa: RUF012 - Textual's own declaration
     ALLOW_IN_MAXIMIZED_VIEW = "HeaderBar, KeyBar, TooSmall"
+    ESCAPE_GOES_BACK: ClassVar[bool] = False
     ESCAPE_TO_MINIMIZE = False  # esc is the action "leave", which does that among other things
     DEFAULT_CSS = """
     LabScreen { background: $background; }
@@ -61,6 +63,7 @@ class LabScreen(Screen[None], inherit_bindings=False):
     def __init__(self, crumb: str = "") -> None:
         super().__init__()
         self._first_crumb = crumb
+        self.desk: JobDesk | None = None
 
     @property
     def lab(self) -> LoraLabApp:
@@ -110,6 +113,17 @@ class LabScreen(Screen[None], inherit_bindings=False):
         self.query_one(HeaderBar).status = self.lab.job_status()
 
     # What a screen may override.
+
+    def on_unmount(self) -> None:
+        """Nothing goes on for a screen that is gone."""
+        if self.desk is not None:
+            self.desk.drop_all()
+
+    def open_desk(self) -> JobDesk | None:
+        """Give the place to ask for what is shown here; None while no jobs can be given."""
+        if self.desk is None and self.lab.is_measuring:
+            self.desk = JobDesk(self.lab.jobs, self.lab.job_list)
+        return self.desk
 
     def jobs_ready(self) -> None:
         """Do what waited for the manager of jobs to have started."""
@@ -182,9 +196,9 @@ class LabScreen(Screen[None], inherit_bindings=False):
         self.refresh_bindings()
 
     def action_leave(self) -> None:
-        """Leave the filter, the overlay or the maximised pane."""
-        if not self.leave() and self.maximized is not None:
-            self.minimize()
+        """Leave the filter, the overlay or the maximised pane; else the screen, where esc does that."""
+        if not self.leave() and (self.maximized is not None or self.ESCAPE_GOES_BACK):
+            self.action_back()
 
     def action_back(self) -> None:
         """Go to the screen before this one."""

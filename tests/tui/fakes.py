@@ -7,13 +7,16 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from textual.screen import Screen
 
 from lora_lab.domain.library import EntryKind, LibraryEntry
 from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
 from lora_lab.errors import LoraLabError
 from lora_lab.tui.app import LoraLabApp
 
+Reached = TypeVar("Reached", bound=Screen[Any])
 SIZES = [(80, 24), (120, 36)]
 DAY_SECONDS = 86400
 
@@ -212,6 +215,37 @@ async def until(pilot: Any, condition: Callable[[], object], turns: int = 500) -
             return
         await pilot.pause(0.01)
     raise AssertionError("it did not come to that")
+
+
+async def reached(pilot: Any, kind: type[Reached], turns: int = 500) -> Reached:
+    """The screen, once it is one of this kind."""
+    await until(pilot, lambda: isinstance(pilot.app.screen, kind), turns)
+    screen = pilot.app.screen
+    assert isinstance(screen, kind)
+    return screen
+
+
+def point_at(app: Any, name: str) -> None:
+    """Put the library's cursor on the row called `name`."""
+    rows = app.library.library.rows.items()
+    app.library.table.move_to(next(key for key, row in rows if row.name == name))
+
+
+async def press_each(pilot: Any, focused: Any, leaves: set[str]) -> None:
+    """Press every key but `leaves` on a widget; whatever each opens is left by esc, and the screen is still there."""
+    app, screen = pilot.app, pilot.app.screen
+    focused.focus()
+    await pilot.pause()
+    keys = [key for key in screen.active_bindings if key not in leaves]
+    assert len(keys) > 20
+    for key in keys:
+        await pilot.press(key)
+        for _ in range(3):
+            if app.screen is not screen:
+                await pilot.press("escape")
+        assert app.screen is screen, key
+        focused.focus()
+    assert app.is_running
 
 
 async def ready(pilot: Any) -> None:

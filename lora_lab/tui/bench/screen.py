@@ -6,20 +6,18 @@ import asyncio
 from typing import TYPE_CHECKING, ClassVar, Final, cast
 
 from textual import on
-from textual.content import Content
 from textual.widgets import Input, Static
 
 from lora_lab.errors import LoraLabError
-from lora_lab.jobs.model import JobRequest
-from lora_lab.safetext import safe_text
 from lora_lab.tui import bindings
 from lora_lab.tui.bench.form import CALLS, DTYPES, KINDS, READS, BenchForm, Kind
 from lora_lab.tui.bench.words import compared_with, said_of
 from lora_lab.tui.combining.fields import ChoiceField, Entry, Field, FieldLine, NumberEntry, Option, values_of
 from lora_lab.tui.combining.pick import Choice, Pick
 from lora_lab.tui.detail.tables import ReportTable
-from lora_lab.tui.screens import LabScreen
+from lora_lab.tui.operation import OperationScreen
 from lora_lab.tui.widgets.pane import Overflow, Pane
+from lora_lab.tui.widgets.shell_line import ShellLine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from lora_lab.tui.export import Copied, ExportDocument
     from lora_lab.tui.messages import JobUpdated
 
-_RUN_PRIORITY: Final = 1000
 _TICK_SECONDS: Final = 0.5
 _LATEST: Final = "latest"
 #: Of a table, the columns that tell most.
@@ -52,7 +49,7 @@ class _Choice(ChoiceField, inherit_bindings=False):
     ]
 
 
-class BenchScreen(LabScreen, inherit_bindings=False):
+class BenchScreen(OperationScreen, inherit_bindings=False):
     """Measures in a job, and shows what it tells.
 
     Parameters
@@ -66,8 +63,7 @@ class BenchScreen(LabScreen, inherit_bindings=False):
         "Choose above, ctrl+g begins; the distributions below grow run by run. In fields for numbers letters are keys."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        *bindings.FOCUS,
-        *(binding for binding in bindings.SCREEN if binding.id != "leave"),
+        *bindings.of_screen("leave"),
         bindings.key("ctrl+g", "run", "Go", "Measure it, as a job", id="bench.run", show=True),
         bindings.key("c,ctrl+x", "cancel", "Cancel", "Stop the measurement; nothing is kept", id="bench.cancel",
                      show=True),
@@ -83,7 +79,7 @@ class BenchScreen(LabScreen, inherit_bindings=False):
     BenchScreen #bench-results { height: 1fr; min-height: 6; }
     BenchScreen #bench-said { height: auto; max-height: 5; padding: 0 1; }
     BenchScreen ReportTable { height: 1fr; min-height: 2; }
-    BenchScreen #bench-command { height: auto; max-height: 2; padding: 0 1; color: $foreground 70%; }
+    BenchScreen ShellLine { max-height: 2; }
     """
 
     def __init__(self, kind: Kind, typed: Mapping[str, str]) -> None:
@@ -123,7 +119,7 @@ class BenchScreen(LabScreen, inherit_bindings=False):
         with Pane(title="2 Results", id="bench-results"):
             yield Static("", id="bench-said")
             yield ReportTable(id="bench-table")
-        yield Static("", id="bench-command")
+        yield ShellLine(id="bench-command")
 
     def on_mount(self) -> None:
         """Show what is known, and keep the time left going."""
@@ -146,6 +142,12 @@ class BenchScreen(LabScreen, inherit_bindings=False):
         return BenchForm(cast("Kind", values["kind"]), values, self.lab.session_options)
 
     @property
+    def command(self) -> str:
+        """The command that does the same; empty while something is missing or wrong."""
+        form = self.form
+        return form.command() if form.missing() is None and not form.faults() else ""
+
+    @property
     def table(self) -> ReportTable:
         """Rows of whichever table is shown."""
         return self.query_one(ReportTable)
@@ -158,15 +160,8 @@ class BenchScreen(LabScreen, inherit_bindings=False):
             line.display = any(one.id == "kind" or one.id in READS[form.kind] for one in line.fields)
             line.refuse(form.faults())
         self.query_one("#bench-repeats", NumberEntry).placeholder = "10" if form.kind == "swap" else "as time allows"
-        is_whole = form.missing() is None and not form.faults()
-        command = Content.assemble(Content.styled("$ ", "$text-accent"), safe_text(form.command()))
-        lacking = Content.styled(safe_text(form.missing() or ""), "$foreground 70%")
-        self.query_one("#bench-command", Static).update(command if is_whole else lacking)
+        self.tell_command(form.missing() or "")
         self.refresh_bindings()
-
-    @on(Input.Submitted)
-    def _submitted(self) -> None:
-        self.app.action_focus_next()
 
     # Results
 
@@ -225,15 +220,11 @@ class BenchScreen(LabScreen, inherit_bindings=False):
         self.draw_results()
 
     def leave(self) -> bool:
-        """Leave the comparison; else go back."""
-        if self.comparison is not None:
-            self.comparison = None
-            self._number = 0
-            self.draw_results()
-        elif self.maximized is not None:
+        """Leave the comparison."""
+        if self.comparison is None:
             return False
-        else:
-            self.lab.go_back()
+        self.comparison, self._number = None, 0
+        self.draw_results()
         return True
 
     # Keys
@@ -260,10 +251,7 @@ class BenchScreen(LabScreen, inherit_bindings=False):
     def action_run(self) -> None:
         """Measure it as a job."""
         form = self.form
-        request = JobRequest(CALLS[form.kind], form.arguments())
-        job = self.lab.jobs.submit(request, title=form.title, priority=_RUN_PRIORITY)
-        self.lab.job_list.add(job)
-        self.lab.watched.begin(job)
+        self.lab.watched.begin(self.lab.begin(CALLS[form.kind], form.arguments(), form.title))
         self.comparison, self._number = None, 0
         self.lab.refresh_job_status()
         self.draw_results()
@@ -273,11 +261,6 @@ class BenchScreen(LabScreen, inherit_bindings=False):
         job = self.lab.watched.job
         if job is not None:
             self.lab.jobs.cancel(job)
-
-    def action_copy_command(self) -> None:
-        """Copy the command."""
-        self.app.copy_to_clipboard(self.form.command())
-        self.lab.say("Copied the command.")
 
     def action_history(self) -> None:
         """Choose an earlier result."""

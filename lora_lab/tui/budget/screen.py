@@ -29,10 +29,10 @@ from lora_lab.tui.budget.plan import (
 )
 from lora_lab.tui.budget.slider import RankSlider
 from lora_lab.tui.budget.targets import TargetList
-from lora_lab.tui.detail.feed import JobDesk
 from lora_lab.tui.export import Copied, ExportDocument
 from lora_lab.tui.screens import LabScreen
 from lora_lab.tui.widgets.pane import Pane
+from lora_lab.tui.widgets.shell_line import ShellLine
 from lora_lab.tui.widgets.table import Cell, LabTable, TableColumn
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class BudgetScreen(LabScreen):
     """
 
     HELP_TITLE = "Budget"
+    ESCAPE_GOES_BACK = True
     BINDINGS: ClassVar[list[BindingType]] = [
         bindings.key("i", "inverse", "Inverse", "Ask what rank a number of parameters buys, or what a rank costs",
                      id="budget.inverse", show=True),
@@ -82,7 +83,7 @@ class BudgetScreen(LabScreen):
     #costs-pane VerticalScroll { height: auto; max-height: 60%; padding: 0 1; }
     #budget-facts { height: auto; }
     RankTable { height: 1fr; min-height: 3; }
-    #budget-command { height: auto; max-height: 2; padding: 0 1; color: $foreground 80%; background: $panel; }
+    BudgetScreen ShellLine { max-height: 2; color: $foreground 80%; background: $panel; }
     """
 
     def __init__(self, base: str, subject: Subject) -> None:
@@ -95,7 +96,6 @@ class BudgetScreen(LabScreen):
         self._has_kinds = False
         self._first: tuple[str, ...] = (EVERYTHING, ALL_LINEAR)  # what is asked before the matrices are known
         self._is_asking = False
-        self._desk: JobDesk | None = None
         self._rows: dict[str, Mapping[str, Any]] = {}
 
     def compose_body(self) -> ComposeResult:
@@ -121,7 +121,7 @@ class BudgetScreen(LabScreen):
                     with VerticalScroll(can_focus=False):
                         yield Static("reading headers …", id="budget-facts")
                     yield RankTable((TableColumn("rank", "r", 4, is_right=True),), self._cell, id="budget-table")
-            yield Static("", id="budget-command")
+            yield ShellLine(id="budget-command")
 
     def on_mount(self) -> None:
         """Start at the slider."""
@@ -129,17 +129,11 @@ class BudgetScreen(LabScreen):
         self._show_command()
         self.call_after_refresh(self.jobs_ready)
 
-    def on_unmount(self) -> None:
-        """Nothing goes on for a screen that is gone."""
-        if self._desk is not None:
-            self._desk.drop_all()
-
     # Asking.
 
     def jobs_ready(self) -> None:
         """Ask first for all matrices there are, then for what is planned."""
-        if self._desk is None and self.lab.is_measuring:
-            self._desk = JobDesk(self.lab.jobs, self.lab.job_list)
+        if self.desk is None and self.open_desk() is not None:
             self._ask()
 
     def action_rescan(self) -> None:
@@ -155,20 +149,20 @@ class BudgetScreen(LabScreen):
 
     def _ask(self) -> None:
         self._is_asking = False
-        if self._desk is None:
+        if self.desk is None:
             return
         if not self._has_kinds:
-            self.feed.ask(Plan(self.plan.base).arguments((), self._first), self._desk)
+            self.feed.ask(Plan(self.plan.base).arguments((), self._first), self.desk)
         elif self.plan.targets:
-            self.feed.ask(self.plan.arguments(self._ticks()), self._desk)
+            self.feed.ask(self.plan.arguments(self._ticks()), self.desk)
         self.query_one("#costs-pane", Pane).entitle("Costs", "computing …")
         self.lab.refresh_job_status()
 
     def on_job_updated(self, message: JobUpdated) -> None:
         """Take in the answer."""
-        if self._desk is None:
+        if self.desk is None:
             return
-        news = self.feed.take(message.event, self._desk)
+        news = self.feed.take(message.event, self.desk)
         if news == "report" and self.feed.report is not None:
             if self._has_kinds:
                 self._show(self.feed.report)
@@ -326,8 +320,7 @@ class BudgetScreen(LabScreen):
         return Cell(shown_cell(row, declared) if declared is not None else "", tone)
 
     def _show_command(self) -> None:
-        said = Content.assemble(Content.styled("$ ", "$text-accent"), safe_text(self.plan.command()))
-        self.query_one("#budget-command", Static).update(said)
+        self.query_one(ShellLine).tell(self.plan.command())
 
     def on_resize(self, event: events.Resize) -> None:
         """Draw bars in the new width."""
@@ -346,14 +339,7 @@ class BudgetScreen(LabScreen):
             self.query_one("#budget-spent", NumberField).value = ""
         self.query_one(RankSlider).rank = min(rank, LARGEST_RANK)
 
-    # Availability, leaving, taking away.
-
-    def leave(self) -> bool:
-        """Go back to where one came from."""
-        if self.maximized is None:
-            self.lab.go_back()
-            return True
-        return False
+    # Taking away.
 
     def copy_value(self) -> Copied | None:
         """The command line."""

@@ -62,8 +62,7 @@ class OutcomeScreen(LabScreen, inherit_bindings=False):
     HELP_TITLE = "Outcome"
     HELP = "How far the change is, and when it is done what it did to each tensor."
     BINDINGS: ClassVar[list[BindingType]] = [
-        *bindings.FOCUS,
-        *bindings.SCREEN,
+        *bindings.of_screen(),
         bindings.key("c", "cancel", "Cancel", "Stop it; nothing half-made stays", id="outcome.cancel", show=True),
         bindings.key("m", "next_table", "Table", "Show the report's next table", id="outcome.table", show=True),
         bindings.key("o", "look_into", "Look into", "Look into the new adapter", id="outcome.open", show=True),

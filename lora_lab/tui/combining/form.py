@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -29,8 +30,9 @@ from lora_lab.tui.combining.sources import (
     read_source,
 )
 from lora_lab.tui.detail.tables import ReportTable
-from lora_lab.tui.screens import LabScreen
+from lora_lab.tui.operation import OperationScreen
 from lora_lab.tui.widgets.pane import Overflow, Pane
+from lora_lab.tui.widgets.shell_line import ShellLine
 
 if TYPE_CHECKING:
     import threading
@@ -72,7 +74,7 @@ class Words(VerticalScroll, inherit_bindings=False):
     ]
 
 
-class CombineForm(LabScreen, inherit_bindings=False):
+class CombineForm(OperationScreen, inherit_bindings=False):
     """What is typed and chosen.
 
     Parameters
@@ -112,9 +114,7 @@ class CombineForm(LabScreen, inherit_bindings=False):
     CombineForm.-methods #combine-words, CombineForm.-methods #combine-table { display: none; }
     CombineForm.-tall.-methods #combine-compared { margin-top: 1; }
     CombineForm.-tall.-methods #combine-table { display: none; }
-    CombineForm #combine-command {
-        height: auto; max-height: 3; padding: 0 1; color: $foreground 75%; background: $panel;
-    }
+    CombineForm ShellLine { color: $foreground 75%; background: $panel; }
     """
 
     def __init__(self, operation: Operation, sources: Sequence[Source], typed: Mapping[str, str]) -> None:
@@ -152,7 +152,7 @@ class CombineForm(LabScreen, inherit_bindings=False):
                         yield Static("", id="combine-said")
                     yield ReportTable(id="combine-table")
                     yield ReportTable(id="combine-compared")
-        yield Static("", id="combine-command")
+        yield ShellLine(id="combine-command")
 
     def on_mount(self) -> None:
         """Show the fields of the first operation; read headers and methods beside the screen."""
@@ -220,9 +220,9 @@ class CombineForm(LabScreen, inherit_bindings=False):
                 found |= {f"{method.id}.{name}": parts for name, parts in recipe.changed_settings().items()}
         return found
 
+    @abstractmethod
     def changed(self) -> None:
         """Something is typed or chosen that was not."""
-        raise NotImplementedError
 
     @on(Input.Changed)
     @on(ChoiceField.Changed)
@@ -231,10 +231,6 @@ class CombineForm(LabScreen, inherit_bindings=False):
         if isinstance(message, ChoiceField.Changed) and message.field.id == "combine-operation":
             self._show_operation()
         self.changed()
-
-    @on(Input.Submitted)
-    def _submitted(self) -> None:
-        self.app.action_focus_next()
 
     @on(SourceList.Changed)
     def _sources_changed(self) -> None:

@@ -10,7 +10,6 @@ from textual.content import Content
 from textual.widgets import Static
 
 from lora_lab.domain.report import Table
-from lora_lab.jobs.model import JobRequest
 from lora_lab.operations.method_columns import METHODS
 from lora_lab.safetext import safe_text
 from lora_lab.tui import bindings, text
@@ -20,10 +19,8 @@ from lora_lab.tui.combining.pick import Pick, adapters_of
 from lora_lab.tui.combining.recipe import Source
 from lora_lab.tui.combining.words import SIGN_ROWS, foretold
 from lora_lab.tui.compare.words import refusal
-from lora_lab.tui.confirm import Confirm
-from lora_lab.tui.detail.feed import JobDesk
+from lora_lab.tui.confirm import ask
 from lora_lab.tui.detail.tables import ReportTable
-from lora_lab.tui.export import Copied
 from lora_lab.tui.widgets.pane import Pane
 from lora_lab.tui.widgets.table import LabTable
 
@@ -32,11 +29,10 @@ if TYPE_CHECKING:
 
     from textual import events
     from textual.binding import BindingType
-    from textual.timer import Timer
 
     from lora_lab.domain.report import Report
     from lora_lab.tui.combining.recipe import Operation, Recipe
-    from lora_lab.tui.export import ExportDocument
+    from lora_lab.tui.export import Copied, ExportDocument
     from lora_lab.tui.messages import JobUpdated
 
 _ASK_SECONDS: Final = 0.3  # after the last key
@@ -44,7 +40,6 @@ _GRACE_SECONDS: Final = 1.0
 _PLAN_PRIORITY: Final = 900
 _MEETING_PRIORITY: Final = 890
 _COMPARISON_PRIORITY: Final = 880
-_RUN_PRIORITY: Final = 1000
 _TALL: Final = 32
 _SCROLLBAR: Final = 1  # it may come with what is written
 _FIRST: Final = ("rank", "relative_error", "ranks", "norm")
@@ -59,8 +54,7 @@ class CombineScreen(CombineForm, inherit_bindings=False):
         "letters are keys of the screen."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        *bindings.FOCUS,
-        *(binding for binding in bindings.SCREEN if binding.id not in ("leave", "copy")),
+        *bindings.of_screen("leave", "copy"),
         bindings.key("ctrl+g", "run", "Go", "Do it, as a job", id="combine.run", show=True),
         bindings.key("a", "add", "Add", "Add an input, from the library or by its path", id="combine.add", show=True),
         bindings.key("m,ctrl+t", "modules", "Modules", "Show or hide the error module by module",
@@ -79,8 +73,6 @@ class CombineScreen(CombineForm, inherit_bindings=False):
         self._plan = Asker("combine preview", _PLAN_PRIORITY)
         self._meeting = Asker("interference preview", _MEETING_PRIORITY)
         self._comparison = Asker("methods preview", _COMPARISON_PRIORITY)
-        self._timer: Timer | None = None
-        self._desk: JobDesk | None = None
         self._is_typing = True  # since the last question
 
     def on_mount(self) -> None:
@@ -95,11 +87,6 @@ class CombineScreen(CombineForm, inherit_bindings=False):
             self.show_faults(self.recipe.faults())
             self.draw_preview()
 
-    def on_unmount(self) -> None:
-        """Nothing goes on for a screen that is gone."""
-        if self._desk is not None:
-            self._desk.drop_all()
-
     def on_resize(self, event: events.Resize) -> None:
         """Show words and table together where there is room for both."""
         self.set_class(event.size.height >= _TALL, "-tall")
@@ -108,56 +95,52 @@ class CombineScreen(CombineForm, inherit_bindings=False):
 
     def jobs_ready(self) -> None:
         """Ask as soon as jobs can be given."""
-        if self._desk is None and self.lab.is_measuring:
-            self._desk = JobDesk(self.lab.jobs, self.lab.job_list)
+        self.open_desk()
         self._ask()
 
     def changed(self) -> None:
         """Show what is wrong at once, and ask what would come of it when nothing more is typed."""
         if not self.is_mounted:
             return
-        if self._timer is not None:
-            self._timer.stop()
         self._is_typing = True
-        recipe = self.recipe
-        self.show_faults(recipe.faults())
-        self._tell_command(recipe)
-        self._timer = self.set_timer(_ASK_SECONDS, self._ask)
+        self.show_faults(self.recipe.faults())
+        self.tell_command()
+        self.when_typed(_ASK_SECONDS, self._ask)
         self.draw_preview()
 
     def _ask(self) -> None:
         recipe = self.recipe
         self._is_typing = False
-        self._tell_command(recipe)
-        if self._desk is not None:
+        self.tell_command()
+        if self.desk is not None:
             is_sound = recipe.lacking() is None and not set(recipe.faults()) - {"output"}
-            self._plan.ask(Question(recipe.operation, recipe.foretelling()) if is_sound else None, self._desk)
-            self._meeting.ask(_meeting_of(recipe) if is_sound else None, self._desk)
+            self._plan.ask(Question(recipe.operation, recipe.foretelling()) if is_sound else None, self.desk)
+            self._meeting.ask(_meeting_of(recipe) if is_sound else None, self.desk)
             is_compared = is_sound and recipe.operation == "combine" and self.has_class("-methods")
             asked = Question("compare_methods", recipe.comparison(self.settings_of_all())) if is_compared else None
-            self._comparison.ask(asked, self._desk)
+            self._comparison.ask(asked, self.desk)
             if any(asker.is_obsolete for asker in self._askers):
                 self.set_timer(_GRACE_SECONDS, self._expire)
             self.lab.refresh_job_status()
         self.draw_preview()
 
     def _expire(self) -> None:
-        if self._desk is not None:
+        if self.desk is not None:
             for asker in self._askers:
-                asker.expire(self._desk)
+                asker.expire(self.desk)
 
     def on_job_updated(self, message: JobUpdated) -> None:
         """Take in what our own jobs tell."""
-        if self._desk is None:
+        if self.desk is None:
             return
-        if any(asker.take(message.event, self._desk) for asker in self._askers):
+        if any(asker.take(message.event, self.desk) for asker in self._askers):
             self.draw_preview()
 
     def action_rescan(self) -> None:
         """Ask everything anew."""
-        if self._desk is not None:
+        if self.desk is not None:
             for asker in self._askers:
-                asker.forget(self._desk)
+                asker.forget(self.desk)
             self.draw_preview()
 
     @property
@@ -237,12 +220,10 @@ class CombineScreen(CombineForm, inherit_bindings=False):
         is_there = os.path.lexists(recipe.output)
         return f"^g {'replaces, after a yes,' if is_there else 'writes'} {recipe.output}"
 
-    def _tell_command(self, recipe: Recipe) -> None:
-        command = self._command(recipe)
-        shown = Content.assemble(Content.styled("$ ", "$text-accent"), safe_text(command)) if command else Content("")
-        self.query_one("#combine-command", Static).update(shown)
-
-    def _command(self, recipe: Recipe) -> str:
+    @property
+    def command(self) -> str:
+        """The command that does the same; empty while something is missing or wrong."""
+        recipe = self.recipe
         is_whole = recipe.lacking() is None and not recipe.faults() and recipe.output
         return recipe.command() if is_whole else ""
 
@@ -281,15 +262,12 @@ class CombineScreen(CombineForm, inherit_bindings=False):
         self.changed()
 
     def leave(self) -> bool:
-        """Leave a table; else go back."""
-        if self.has_class("-table") or self.has_class("-methods"):
+        """Leave a table."""
+        is_there = self.has_class("-table") or self.has_class("-methods")
+        if is_there:
             self._leave_tables()
             self.draw_preview()
-        elif self.maximized is not None:
-            return False
-        else:
-            self.lab.go_back()
-        return True
+        return is_there
 
     # Keys
 
@@ -334,15 +312,7 @@ class CombineScreen(CombineForm, inherit_bindings=False):
     def copy_value(self) -> Copied | None:
         """The row under the cursor where the table has the focus, else the command."""
         table = next((one for one in (self.table, self.compared) if one.has_focus), None)
-        if table is not None:
-            return table.copied()
-        command = self._command(self.recipe)
-        return Copied("the command", command) if command else None
-
-    def action_copy_command(self) -> None:
-        """Copy the command, whatever has the focus."""
-        self.app.copy_to_clipboard(self._command(self.recipe))
-        self.lab.say("Copied the command.")
+        return table.copied() if table is not None else super().copy_value()
 
     def export_document(self) -> ExportDocument | None:
         """The error module by module."""
@@ -358,22 +328,13 @@ class CombineScreen(CombineForm, inherit_bindings=False):
         if not os.path.lexists(recipe.output):
             self._run(recipe)
             return
-
-        def answer(yes: bool | None) -> None:
-            if yes:
-                self._run(recipe, overwrite=True)
-
         named = safe_text(recipe.output, limit=200)
-        self.app.push_screen(Confirm(f"{named} is there already, and would be replaced.", "replace"), answer)
+        question = f"{named} is there already, and would be replaced."
+        ask(self.app, question, "replace", lambda: self._run(recipe, overwrite=True))
 
-    def _run(self, recipe: Recipe, *, overwrite: bool = False) -> None:
-        from lora_lab.tui.changing.outcome import OutcomeScreen
-
-        arguments = recipe.arguments() | ({"overwrite": True} if overwrite else {})
-        request = JobRequest(recipe.operation, arguments)
-        job = self.lab.jobs.submit(request, title=f"{recipe.operation} {recipe.output}", priority=_RUN_PRIORITY)
-        self.lab.job_list.add(job)
-        self.lab.push_screen(OutcomeScreen(job))
+    def _run(self, recipe: Recipe, **options: bool) -> None:
+        title = f"{recipe.operation} {recipe.output}"
+        self.show_outcome(self.lab.begin(recipe.operation, recipe.arguments() | options, title), stays=True)
 
 
 def _meeting_of(recipe: Recipe) -> Question | None:

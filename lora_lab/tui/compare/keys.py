@@ -47,8 +47,7 @@ class CompareKeys(LabScreen, inherit_bindings=False):
     """What the keys do with the side, the modules, the grid and the tabs."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        *bindings.FOCUS,
-        *(binding for binding in bindings.SCREEN if binding.id not in _ELSEWHERE),
+        *bindings.of_screen(*_ELSEWHERE),
         bindings.key("v", "side", "Side", "Next side: right and left of ΔW, then lora_A and lora_B",
                      id="compare.side", show=True),
         bindings.key("w", "swap", "Swap", "Swap A and B", id="compare.swap", show=True),

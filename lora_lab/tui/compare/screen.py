@@ -17,7 +17,6 @@ from lora_lab.tui.compare.naming import pair_name, pair_names
 from lora_lab.tui.compare.overlap_view import OverlapView
 from lora_lab.tui.compare.report_view import ReportView
 from lora_lab.tui.detail.config_view import TextView
-from lora_lab.tui.detail.feed import JobDesk
 from lora_lab.tui.detail.keys import ModuleFilter
 from lora_lab.tui.plots.heatmap import CellSize
 from lora_lab.tui.widgets.pane import Pane
@@ -75,7 +74,6 @@ class CompareScreen(CompareKeys):
         self.feed = OverlapFeed(self.compared, self._title())
         self._feeds = {self.compared: self.feed}
         self._grids = Grids()
-        self._desk: JobDesk | None = None
         self._is_arranging = False
         self._wanted = ""  # module to go back to when its row comes
         self._grid_timer: Timer | None = None
@@ -117,11 +115,6 @@ class CompareScreen(CompareKeys):
         self.list_view.focus()
         self.compare(self.compared._replace(side=side if side in SIDES else self.compared.side), self.names)
 
-    def on_unmount(self) -> None:
-        """Nothing goes on for a screen that is gone."""
-        if self._desk is not None:
-            self._desk.drop_all()
-
     def on_resize(self, _event: events.Resize) -> None:
         """Let the titles have the room there is now; the bases' handlers are called as well."""
         if self.has_parts:
@@ -131,52 +124,50 @@ class CompareScreen(CompareKeys):
 
     def compare(self, compared: Compared, names: tuple[str, str]) -> None:
         """Show another side, or the two the other way round; what has been computed of it is kept."""
-        if compared != self.compared and self._desk is not None:
-            self.feed.rest(self._desk)
-            self._grids.rest(self._desk)
+        if compared != self.compared and self.desk is not None:
+            self.feed.rest(self.desk)
+            self._grids.rest(self.desk)
         is_swapped = compared.a != self.compared.a
         self._wanted = self.module or self._wanted
         self.compared, self.names = compared, names
         self.feed = self._feeds.setdefault(compared, OverlapFeed(compared, self._title()))
         if is_swapped:
             for view in self.query(ReportView):
-                view.reset(self._desk)
+                view.reset(self.desk)
         self.jobs_ready()
         self.set_header(f"A {names[0]}  vs  B {names[1]}", f"side {compared.side}")
         self._feed_changed()
 
     def action_rescan(self) -> None:
         """Compute again."""
-        if self._desk is not None:
-            self._desk.drop_all()
-            self._grids.forget(self._desk)
+        if self.desk is not None:
+            self.desk.drop_all()
+            self._grids.forget(self.desk)
         self.feed = OverlapFeed(self.compared, self._title())
         self._feeds = {self.compared: self.feed}
         for view in self.query(ReportView):
-            view.reset(self._desk)
+            view.reset(self.desk)
         self.jobs_ready()
         self._feed_changed()
 
     def jobs_ready(self) -> None:
         """Ask for the rows of all modules."""
-        if not (self.has_parts and self.lab.is_measuring):
+        if not self.has_parts or (desk := self.open_desk()) is None:
             return
-        if self._desk is None:
-            self._desk = JobDesk(self.lab.jobs, self.lab.job_list)
         if not self.feed.is_begun:
-            self.feed.begin(self._desk)
+            self.feed.begin(desk)
         self._begin_report()
         self.lab.refresh_job_status()
 
     def _begin_report(self) -> None:
         """An analysis runs when it is first looked at."""
         view = self._report_view()
-        if view is not None and self._desk is not None:
-            view.begin(self._desk, (self.compared.a, self.compared.b), pair_name(self.names))
+        if view is not None and self.desk is not None:
+            view.begin(self.desk, (self.compared.a, self.compared.b), pair_name(self.names))
 
     def on_job_updated(self, message: JobUpdated) -> None:
         """Take in what our own jobs tell; any other job's event is not for this screen."""
-        event, desk = message.event, self._desk
+        event, desk = message.event, self.desk
         if desk is None or not self.has_parts:
             return
         feed = next((one for one in self._feeds.values() if one.take(event, desk)), None)
@@ -281,8 +272,8 @@ class CompareScreen(CompareKeys):
     def _want_grid(self) -> None:
         """Ask for φ(i,j) of the module under the cursor, and for no other's."""
         module = self.module
-        if self._desk is not None and module is not None and module in self.feed.rows:
-            self._grids.want(self._desk, self.compared, module, title=f"φ(i,j) {module}")
+        if self.desk is not None and module is not None and module in self.feed.rows:
+            self._grids.want(self.desk, self.compared, module, title=f"φ(i,j) {module}")
             self.lab.refresh_job_status()
 
     @on(LabTable.CursorMoved, "#compare-list")

@@ -51,8 +51,7 @@ class DetailKeys(LabScreen, inherit_bindings=False):
     """What the keys do with the modules, the view and the tabs."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        *bindings.FOCUS,
-        *(binding for binding in bindings.SCREEN if binding.id not in _NEXT_MATCH),
+        *bindings.of_screen(*_NEXT_MATCH),
         bindings.key("l", "view('is_logarithmic')", "Log", "Logarithmic or linear axis", id="detail.log", show=True),
         bindings.key("e", "view('is_energy')", "Energy", "Energy that the first k directions hold, or σ",
                      id="detail.energy", show=True),

@@ -15,7 +15,7 @@ from lora_lab.tui import text
 from lora_lab.tui.background import work_beside
 from lora_lab.tui.detail.analysis_view import AnalysisView, takes_one_adapter
 from lora_lab.tui.detail.config_view import TextView, config_lines
-from lora_lab.tui.detail.feed import MANY_MODULES, JobDesk, SpectrumFeed
+from lora_lab.tui.detail.feed import MANY_MODULES, SpectrumFeed
 from lora_lab.tui.detail.keys import CONFIG, MATRIX, MODULES, SPECTRUM, DetailKeys, ModuleFilter
 from lora_lab.tui.detail.layers import Metric, metrics_of
 from lora_lab.tui.detail.matrix_view import FIRST_METRIC, MatrixView
@@ -85,7 +85,6 @@ class DetailScreen(DetailKeys):
         self.view = View()
         self.is_overlaid = False
         self._generation = 0
-        self._desk: JobDesk | None = None
         self._stop_reading: threading.Event | None = None
         self._is_arranging = False
 
@@ -125,8 +124,6 @@ class DetailScreen(DetailKeys):
         """Nothing goes on for a screen that is gone."""
         if self._stop_reading is not None:
             self._stop_reading.set()
-        if self._desk is not None:
-            self._desk.drop_all()
 
     # Reading and computing.
 
@@ -193,13 +190,11 @@ class DetailScreen(DetailKeys):
 
     def jobs_ready(self) -> None:
         """Ask for the spectrum: of what one sees first, then of everything."""
-        if self.adapter is None or not self.lab.is_measuring:
+        if self.adapter is None or (desk := self.open_desk()) is None:
             return
-        if self._desk is None:
-            self._desk = JobDesk(self.lab.jobs, self.lab.job_list)
-        self._desk.drop_all()
+        desk.drop_all()
         visible = self.tree_view.visible_modules() if len(self.outline.modules) > MANY_MODULES else []
-        self.feed.begin(self._desk, visible)
+        self.feed.begin(desk, visible)
         for feed in self.overlays:
             feed.rows, feed.report, feed.reason = {}, None, ""
         self.begin_overlays()
@@ -208,14 +203,14 @@ class DetailScreen(DetailKeys):
         self.lab.refresh_job_status()
 
     def begin_overlays(self) -> None:
-        if self.is_overlaid and self._desk is not None:
+        if self.is_overlaid and self.desk is not None:
             for feed in self.overlays:
                 if not (feed.is_waiting or feed.report or feed.reason):
-                    feed.begin(self._desk)
+                    feed.begin(self.desk)
 
     def on_job_updated(self, message: JobUpdated) -> None:
         """Take in what our own jobs tell; any other job's event is not for this screen."""
-        event, desk = message.event, self._desk
+        event, desk = message.event, self.desk
         if desk is None:
             return
         if self.feed.take(event, desk):
@@ -366,15 +361,15 @@ class DetailScreen(DetailKeys):
     def use_base(self, base: str | None) -> None:
         """Run what depends on the base again, against another one."""
         for view in self.query(AnalysisView):
-            view.use_base(base, self._desk)
+            view.use_base(base, self.desk)
         self._begin_analysis()
         self.lab.refresh_job_status()
 
     def _begin_analysis(self) -> None:
         pane = self.query_one(TabbedContent).active_pane
-        if pane is not None and self._desk is not None:
+        if pane is not None and self.desk is not None:
             for view in pane.query(AnalysisView):
-                view.begin(self._desk)
+                view.begin(self.desk)
 
 
 def _name(locator: str, among: tuple[str, ...]) -> str:

@@ -8,7 +8,6 @@ from lora_lab.errors import LoraLabError
 from lora_lab.tui import bindings
 from lora_lab.tui.base_dialog import ask_for_base
 from lora_lab.tui.detail.analysis_view import AnalysisView
-from lora_lab.tui.detail.feed import JobDesk
 from lora_lab.tui.detail.tables import ReportTable
 from lora_lab.tui.screens import LabScreen
 
@@ -46,8 +45,7 @@ class FineTuneScreen(LabScreen, inherit_bindings=False):
     HELP = "The update W_ft − W₀ of every weight: its singular values, and what a LoRA of each rank would leave out."
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        *bindings.FOCUS,
-        *bindings.SCREEN,
+        *bindings.of_screen(),
         bindings.key("m", "next_table", "Table", "Show the report's next table", id="finetune.table", show=True),
         bindings.key("w", "next_curve", "Curve", "Draw the other curves of the row", id="finetune.curve", show=True),
     ]
@@ -56,7 +54,6 @@ class FineTuneScreen(LabScreen, inherit_bindings=False):
         super().__init__(f"fine-tune {name}  against  {base}")
         self.models = (base, finetuned)
         self._name = name
-        self._desk: JobDesk | None = None
 
     def compose_body(self) -> ComposeResult:
         """One analysis."""
@@ -76,12 +73,11 @@ class FineTuneScreen(LabScreen, inherit_bindings=False):
 
     def jobs_ready(self) -> None:
         """Ask for the spectra."""
-        if not self.lab.is_measuring:
+        desk = self.open_desk()
+        if desk is None:
             return
-        if self._desk is None:
-            self._desk = JobDesk(self.lab.jobs, self.lab.job_list)
         try:
-            self.view.begin(self._desk)
+            self.view.begin(desk)
         except LoraLabError as error:
             self.lab.say(str(error), severity="error")
         self.lab.refresh_job_status()
@@ -89,13 +85,8 @@ class FineTuneScreen(LabScreen, inherit_bindings=False):
     def on_job_updated(self, message: JobUpdated) -> None:
         """Take in what our own job tells."""
         super().on_job_updated(message)
-        if self._desk is not None:
-            self.view.take(message.event, self._desk)
-
-    def on_unmount(self) -> None:
-        """Nobody waits any longer."""
-        if self._desk is not None:
-            self._desk.drop_all()
+        if self.desk is not None:
+            self.view.take(message.event, self.desk)
 
     def unavailable(self, action: str, parameters: tuple[object, ...]) -> str | None:
         """Say what needs a report."""

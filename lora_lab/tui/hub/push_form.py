@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from lora_lab.jobs.model import Call
 
 
 class PushField(NamedTuple):
@@ -44,6 +46,7 @@ class PushForm:
     session : options of the session that will do it
     """
 
+    call: ClassVar[Call] = "push"
     folder: str
     typed: Mapping[str, str]
     switched: frozenset[str] = frozenset()

@@ -11,7 +11,6 @@ from textual.message import Message
 from textual.widgets import Input, Static
 
 from lora_lab.errors import LoraLabError
-from lora_lab.jobs.model import JobRequest
 from lora_lab.safetext import safe_text
 from lora_lab.sources.locators import hub_locator
 from lora_lab.tui import bindings, text
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 _SEARCH_SECONDS: Final = 0.4  # after the last key
 _TICK_SECONDS: Final = 0.5
-_PULL_PRIORITY: Final = 1000
 _BAR_WIDTH: Final = 24
 _ACTIVE: Final = ("queued", "running")
 _STATE: Final = "hub.recent"
@@ -72,10 +70,10 @@ class HubScreen(LabScreen, inherit_bindings=False):
     """Adapters of the Hub, and what is here of it."""
 
     HELP_TITLE = "Hub screen"
+    ESCAPE_GOES_BACK = True
     HELP = "Nothing is fetched before enter; what is marked as here opens without the network."
     BINDINGS: ClassVar[list[BindingType]] = [
-        *bindings.FOCUS,
-        *(binding for binding in bindings.SCREEN if binding.id != "filter"),
+        *bindings.of_screen("filter"),
         bindings.key("slash", "filter", "Search", "Search the Hub", id="filter", show=True),
         bindings.key("c", "cancel", "Cancel", "Stop the download; nothing half-made stays", id="hub.cancel", show=True),
     ]
@@ -242,9 +240,7 @@ class HubScreen(LabScreen, inherit_bindings=False):
         if not self.lab.is_measuring:
             return
         self._wanted = locator
-        request = JobRequest("pull", {"locator": locator})
-        self._job = self.lab.jobs.submit(request, title=f"pull {locator}", priority=_PULL_PRIORITY)
-        self.lab.job_list.add(self._job)
+        self._job = self.lab.begin("pull", {"locator": locator}, f"pull {locator}")
         self._tell_progress()
         self.refresh_bindings()
 
@@ -335,7 +331,7 @@ class HubScreen(LabScreen, inherit_bindings=False):
         elif field.has_focus and self.table.keys:
             self.table.focus()
         else:
-            self.lab.go_back()
+            return False
         return True
 
     def copy_value(self) -> Copied | None:

@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from builders import factors, write_adapter, write_base
 from safetensors.torch import save_file
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
-from tui.fakes import ready, until
+from tui.fakes import FakeJobs, point_at, reached, ready, until
 
 from lora_lab import Session
 from lora_lab.tui.app import LoraLabApp
@@ -43,17 +42,31 @@ async def opened(name: str, size: tuple[int, int]) -> AsyncIterator[tuple[LoraLa
     app = LoraLabApp({"state": False, "cache": False}, ["."])
     async with app.run_test(size=size) as pilot:
         await ready(pilot)
-        rows: dict[str, Any] = app.library.library.rows  # type: ignore[attr-defined]
-        app.library.table.move_to(next(key for key, row in rows.items() if row.name == name))  # type: ignore[attr-defined]
+        point_at(app, name)
         await pilot.press("m")
-        await until(pilot, lambda: isinstance(app.screen, ChangeScreen))
-        assert isinstance(app.screen, ChangeScreen)
-        yield app, pilot, app.screen
+        yield app, pilot, await reached(pilot, ChangeScreen)
 
 
 def fill(form: ChangeScreen, **typed: str) -> None:
     for name, value in typed.items():
         form.query_one(f"#field-{name}", Input).value = value
+
+
+@asynccontextmanager
+async def merging(here: Path, side: int) -> AsyncIterator[tuple[LoraLabApp, Pilot[None], OutcomeScreen]]:
+    """The outcome of a merge of 24 matrices of `side` squared, which has begun and is not over."""
+    generator = torch.Generator().manual_seed(0)
+    names = [f"model.layers.{layer}.self_attn.q_proj" for layer in range(24)]
+    weights = {f"{name}.weight": torch.randn(side, side, generator=generator) for name in names}
+    save_file(weights, here / "base" / "model.safetensors")
+    write_adapter(here / "one", factors(dict.fromkeys(names, (side, side)), seed=1))
+    async with opened("one", (80, 24)) as (app, pilot, form):
+        fill(form, base="base", output="out")
+        await until(pilot, lambda: form.plan is not None, turns=TURNS)
+        await pilot.press("ctrl+g")
+        outcome = await reached(pilot, OutcomeScreen)
+        await until(pilot, lambda: outcome.job.done > 0, turns=TURNS)
+        yield app, pilot, outcome
 
 
 def said(screen: ChangeScreen | OutcomeScreen) -> str:
@@ -71,9 +84,7 @@ async def test_a_merge_from_the_library(here: Path, size: tuple[int, int]) -> No
         assert "3 tensors change" in said(form)
         assert str(form.query_one("#change-command", Static).content) == "$ lora-lab merge one --base base -o out"
         await pilot.press("ctrl+g")
-        await until(pilot, lambda: isinstance(app.screen, OutcomeScreen))
-        outcome = app.screen
-        assert isinstance(outcome, OutcomeScreen)
+        outcome = await reached(pilot, OutcomeScreen)
         await until(pilot, lambda: outcome.report is not None and bool(outcome.table.rows), turns=TURNS)
         assert outcome.report is not None
         assert len(outcome.table.rows) == len(outcome.report.table("modules").rows) == 3
@@ -106,6 +117,23 @@ async def test_a_refusal_stands_where_the_plan_would(here: Path) -> None:
     assert not (here / "out").exists()
 
 
+async def test_a_plan_that_was_cancelled_says_so(here: Path) -> None:
+    """Nobody waits for what will not come, and the next key asks again."""
+    app = LoraLabApp({"state": False, "cache": False}, ["."], jobs=FakeJobs)  # type: ignore[arg-type]
+    async with app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot)
+        point_at(app, "one")
+        await pilot.press("m")
+        form = await reached(pilot, ChangeScreen)
+        fill(form, base="base", output="out")
+        plans = app.jobs.jobs  # type: ignore[attr-defined]
+        await until(pilot, lambda: bool(plans) and plans[-1].request.call == "merge")
+        app.jobs.cancel(plans[-1])
+        await until(pilot, lambda: "was cancelled" in said(form))
+        fill(form, output="other")
+        await until(pilot, lambda: plans[-1].request.arguments.get("output") == "other")
+
+
 async def test_what_is_there_is_replaced_after_a_yes(here: Path) -> None:
     """No keeps it; yes replaces it."""
     (here / "out").mkdir()
@@ -135,34 +163,19 @@ async def test_what_is_there_is_replaced_after_a_yes(here: Path) -> None:
 async def test_a_merged_model_is_verified(here: Path) -> None:
     """The form begins with it, and the outcome says what is proven."""
     Session(cache=False).merge(["one"], base="base", output="out")
-    async with opened("out", (80, 24)) as (app, pilot, form):
+    async with opened("out", (80, 24)) as (_, pilot, form):
         assert form.call == "verify"
         assert "verify" in str(form.query_one("#change-form", Pane).border_title)
         fill(form, base="base", adapters="two")
         await pilot.pause(0.5)
         await pilot.press("ctrl+g")
-        await until(pilot, lambda: isinstance(app.screen, OutcomeScreen))
-        outcome = app.screen
-        assert isinstance(outcome, OutcomeScreen)
+        outcome = await reached(pilot, OutcomeScreen)
         await until(pilot, lambda: outcome.report is not None and "✗ refuted" in said(outcome), turns=TURNS)
 
 
 async def test_cancelling_leaves_nothing(here: Path) -> None:
     """Under a second, with no output and no staging folder."""
-    generator = torch.Generator().manual_seed(0)
-    names = [f"model.layers.{layer}.self_attn.q_proj.weight" for layer in range(24)]
-    tensors = {name: torch.randn(2048, 2048, generator=generator) for name in names}
-    save_file(tensors, here / "base" / "model.safetensors")
-    modules = {name.removesuffix(".weight"): (2048, 2048) for name in tensors}
-    write_adapter(here / "one", factors(modules, seed=1))
-    async with opened("one", (80, 24)) as (app, pilot, form):
-        fill(form, base="base", output="out")
-        await until(pilot, lambda: form.plan is not None, turns=TURNS)
-        await pilot.press("ctrl+g")
-        await until(pilot, lambda: isinstance(app.screen, OutcomeScreen))
-        outcome = app.screen
-        assert isinstance(outcome, OutcomeScreen)
-        await until(pilot, lambda: outcome.job.done > 0, turns=TURNS)
+    async with merging(here, 2048) as (_, pilot, outcome):
         begun = time.monotonic()
         await pilot.press("c")
         await until(pilot, lambda: "Cancelled" in said(outcome), turns=TURNS)
@@ -174,19 +187,7 @@ async def test_what_a_killed_run_leaves_is_named_and_the_library_looks_again(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once the process of a cancelled change has ended: the folder beside the output, and a fresh listing."""
-    generator = torch.Generator().manual_seed(0)
-    names = [f"model.layers.{layer}.self_attn.q_proj.weight" for layer in range(24)]
-    tensors = {name: torch.randn(1024, 1024, generator=generator) for name in names}
-    save_file(tensors, here / "base" / "model.safetensors")
-    write_adapter(here / "one", factors({name.removesuffix(".weight"): (1024, 1024) for name in tensors}, seed=1))
-    async with opened("one", (80, 24)) as (app, pilot, form):
-        fill(form, base="base", output="out")
-        await until(pilot, lambda: form.plan is not None, turns=TURNS)
-        await pilot.press("ctrl+g")
-        await until(pilot, lambda: isinstance(app.screen, OutcomeScreen))
-        outcome = app.screen
-        assert isinstance(outcome, OutcomeScreen)
-        await until(pilot, lambda: outcome.job.done > 0, turns=TURNS)
+    async with merging(here, 1024) as (app, pilot, outcome):
         (here / ".out.lora_lab-0123").mkdir()  # of a run that this one does not go on with
         scans: list[None] = []
         monkeypatch.setattr(app.library, "action_rescan", lambda: scans.append(None))

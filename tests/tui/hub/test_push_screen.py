@@ -12,7 +12,7 @@ import pytest
 from hubserver import HubServer, environment
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
-from tui.fakes import FakeJobs, entry, make_app, ready, screen_text, until, write_adapter
+from tui.fakes import FakeJobs, entry, make_app, press_each, reached, ready, screen_text, until, write_adapter
 
 from lora_lab import Session
 from lora_lab.domain.progress import Unwatched
@@ -63,9 +63,7 @@ async def opened(folder: Path, size: tuple[int, int]) -> AsyncIterator[tuple[Lor
     async with app.run_test(size=size) as pilot:
         await ready(pilot)
         await pilot.press("u")
-        await until(pilot, lambda: isinstance(app.screen, PushScreen))
-        assert isinstance(app.screen, PushScreen)
-        yield app, pilot, app.screen
+        yield app, pilot, await reached(pilot, PushScreen)
 
 
 def said(screen: PushScreen) -> str:
@@ -151,6 +149,19 @@ async def test_only_the_newest_question_is_answered(folder: Path) -> None:
         assert dry_runs(app)[1].request.arguments["repository"] == "lab/other"
 
 
+async def test_an_answer_to_what_is_no_longer_typed_is_passed_over(folder: Path) -> None:
+    """However short a time ago the last key was pressed."""
+    async with opened(folder, (80, 24)) as (app, pilot, form):
+        await until(pilot, lambda: bool(dry_runs(app)))
+        form.query_one("#push-repository", Input).value = "lab/other"
+        await pilot.pause()
+        app.jobs.finish(dry_runs(app)[0], planned(folder))  # type: ignore[attr-defined]
+        await pilot.pause()
+        assert form.plan is None
+        await until(pilot, lambda: len(dry_runs(app)) == 2)
+        assert form.plan is None
+
+
 async def test_a_refusal_is_read_and_nothing_can_be_pushed(folder: Path) -> None:
     async with opened(folder, (80, 24)) as (app, pilot, form):
         await until(pilot, lambda: bool(dry_runs(app)))
@@ -207,20 +218,16 @@ async def test_a_push_from_the_library_arrives(
     async with app.run_test(size=(120, 36)) as pilot:
         await ready(pilot)
         await pilot.press("u")
-        await until(pilot, lambda: isinstance(app.screen, PushScreen))
-        form = app.screen
-        assert isinstance(form, PushScreen)
+        form = await reached(pilot, PushScreen)
         await until(pilot, lambda: form.plan is not None or "✗" in said(form), turns=TURNS)
         assert form.plan is not None, said(form)
         await pilot.press("ctrl+g")
         await until(pilot, lambda: isinstance(app.screen, Confirm))
         await pilot.press("y")
-        await until(pilot, lambda: isinstance(app.screen, OutcomeScreen))
-        outcome = app.screen
-        assert isinstance(outcome, OutcomeScreen)
+        outcome = await reached(pilot, OutcomeScreen)
         await until(pilot, lambda: outcome.job.is_over, turns=TURNS)
-        await until(pilot, lambda: outcome.report is not None)
-        assert "as it was sent" in str(outcome.query_one("#outcome-said", Static).content)
+        last = outcome.query_one("#outcome-said", Static)
+        await until(pilot, lambda: "as it was sent" in str(last.content))
         assert "push anna/sql-expert" in str(outcome.query_one("#outcome-pane", Pane).border_title)
     there = hub.files("anna/sql-expert")
     assert there["adapter_model.safetensors"] == (folder / "adapter_model.safetensors").read_bytes()
@@ -233,17 +240,5 @@ async def test_every_key_of_the_form(folder: Path, size: tuple[int, int]) -> Non
         await until(pilot, lambda: bool(dry_runs(app)))
         app.jobs.finish(dry_runs(app)[0], planned(folder))  # type: ignore[attr-defined]
         await until(pilot, lambda: form.plan is not None)
-        pages = form.query_one("#push-pages")
-        pages.focus()
-        await pilot.pause()
         leaves = {"ctrl+q", "q", "1", "2", "3", "4", "6", "7", "escape", "tab", "shift+tab"}
-        keys = [key for key in form.active_bindings if key not in leaves]
-        assert len(keys) > 20
-        for key in keys:
-            await pilot.press(key)
-            for _ in range(3):
-                if app.screen is not form:
-                    await pilot.press("escape")
-            assert app.screen is form, key
-            pages.focus()
-        assert app.is_running
+        await press_each(pilot, form.query_one("#push-pages"), leaves)
