@@ -25,7 +25,7 @@ SHOWN, OVERLAID, LARGER = "banking77-r8-seed0", "banking77-r8-seed1", "banking77
 
 async def take() -> dict[str, str]:
     """Pictures under their names."""
-    from tui.fakes import ready, until
+    from tui.fakes import point_at, reached, ready, until
 
     from lora_lab.tui.app import LoraLabApp
     from lora_lab.tui.budget.screen import BudgetScreen
@@ -41,15 +41,13 @@ async def take() -> dict[str, str]:
         measured = screen.library.rows.values
         await until(pilot, lambda: all(row.digest for row in measured() if row.is_measurable), turns=20_000)
         for name in (SHOWN, OVERLAID):
-            screen.table.move_to(next(key for key, row in screen.library.rows.items() if row.name == name))
+            point_at(app, name)
             await pilot.press("space")
-        screen.table.move_to(next(key for key, row in screen.library.rows.items() if row.name == SHOWN))
+        point_at(app, SHOWN)
         await pilot.pause()
         taken["library"] = app.picture()
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, DetailScreen))
-        detail = app.screen
-        assert isinstance(detail, DetailScreen)
+        detail = await reached(pilot, DetailScreen)
         await until(pilot, lambda: detail.feed.report is not None and bool(detail.query("SpectrumPlot")), turns=20_000)
         await pilot.press("o")
         await pilot.pause(1)
@@ -80,7 +78,7 @@ async def compared() -> dict[str, str]:
 async def planned() -> dict[str, str]:
     """The picture of the form before a merge."""
     from textual.widgets import Input
-    from tui.fakes import ready, until
+    from tui.fakes import point_at, reached, ready, until
 
     from lora_lab.tui.app import LoraLabApp
     from lora_lab.tui.changing.screen import ChangeScreen
@@ -88,15 +86,11 @@ async def planned() -> dict[str, str]:
     app = LoraLabApp({"state": False}, ["sample_adapters"], "sample_adapters/base")
     async with app.run_test(size=SIZE) as pilot:
         await ready(pilot)
-        screen = app.library
         for name in (SHOWN, "snips-r8"):
-            rows = screen.library.rows.items()  # type: ignore[attr-defined]
-            screen.table.move_to(next(key for key, row in rows if row.name == name))  # type: ignore[attr-defined]
+            point_at(app, name)
             await pilot.press("space")
         await pilot.press("m")
-        await until(pilot, lambda: isinstance(app.screen, ChangeScreen))
-        form = app.screen
-        assert isinstance(form, ChangeScreen)
+        form = await reached(pilot, ChangeScreen)
         for field, typed in {"strengths": "1 0.003", "output": "merged", "undo": "merged.undo"}.items():
             form.query_one(f"#field-{field}", Input).value = typed
         await until(pilot, lambda: form.plan is not None, turns=20_000)
@@ -106,7 +100,7 @@ async def planned() -> dict[str, str]:
 
 async def combined() -> dict[str, str]:
     """The picture of two adapters about to become one."""
-    from tui.fakes import ready, until
+    from tui.fakes import point_at, reached, ready, until
 
     from lora_lab.tui.app import LoraLabApp
     from lora_lab.tui.combining.screen import CombineScreen
@@ -114,14 +108,11 @@ async def combined() -> dict[str, str]:
     app = LoraLabApp({"state": False}, ["sample_adapters"], "sample_adapters/base")
     async with app.run_test(size=SIZE) as pilot:
         await ready(pilot)
-        rows = app.library.library.rows.items()  # type: ignore[attr-defined]
         for name in (SHOWN, "snips-r8"):
-            app.library.table.move_to(next(key for key, row in rows if row.name == name))  # type: ignore[attr-defined]
+            point_at(app, name)
             await pilot.press("space")
         await pilot.press("a")
-        await until(pilot, lambda: isinstance(app.screen, CombineScreen))
-        form = app.screen
-        assert isinstance(form, CombineScreen)
+        form = await reached(pilot, CombineScreen)
         await until(pilot, lambda: form.methods.method is not None, turns=20_000)
         await pilot.press("backspace", *"0.7", "down", "backspace", *"0.3")
         form.methods.choose("ties")
@@ -185,7 +176,7 @@ async def pushed() -> dict[str, str]:
 
 async def measured() -> dict[str, str]:
     """The picture of ways of switching, measured here and now."""
-    from tui.fakes import ready, until
+    from tui.fakes import point_at, reached, ready, until
 
     from lora_lab.tui.app import LoraLabApp
     from lora_lab.tui.bench.screen import BenchScreen
@@ -193,14 +184,11 @@ async def measured() -> dict[str, str]:
     app = LoraLabApp({"state": False, "device": "cpu"}, ["sample_adapters"], "sample_adapters/base")
     async with app.run_test(size=SIZE) as pilot:
         await ready(pilot)
-        rows = app.library.library.rows.items()  # type: ignore[attr-defined]
         for name in (SHOWN, "snips-r8"):
-            app.library.table.move_to(next(key for key, row in rows if row.name == name))  # type: ignore[attr-defined]
+            point_at(app, name)
             await pilot.press("space")
         await pilot.press("5")
-        await until(pilot, lambda: isinstance(app.screen, BenchScreen))
-        screen = app.screen
-        assert isinstance(screen, BenchScreen)
+        screen = await reached(pilot, BenchScreen)
         fields = {one.id: one.control for line in screen.lines for one in line.fields}
         fields["repeats"].value = "40"  # type: ignore[attr-defined]
         await pilot.pause()

@@ -9,7 +9,7 @@ import pytest
 from builders import factors, write_adapter
 from corpus.adapter_cases import CASES as ADAPTERS
 from corpus.storage_cases import CASES
-from tui.fakes import ready, screen_text, until
+from tui.fakes import reached, ready, screen_text, until
 
 from lora_lab.safetext import is_suspicious
 from lora_lab.tui.app import LoraLabApp
@@ -66,9 +66,7 @@ async def test_hostile_module_names_are_shown_in_the_detail(library: Path) -> No
     async with app.run_test(size=(120, 36)) as pilot:
         await ready(pilot)
         app.open_detail(str(library / "[b]hostile[" / "nope]"))
-        await until(pilot, lambda: isinstance(app.screen, DetailScreen))
-        detail = app.screen
-        assert isinstance(detail, DetailScreen)
+        detail = await reached(pilot, DetailScreen)
         await until(pilot, lambda: detail.feed.report is not None, turns=6000)
         await pilot.pause()
         text = screen_text(app)

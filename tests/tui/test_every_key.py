@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from builders import write_adapter
-from tui.fakes import ready, until
+from tui.fakes import reached, ready, until
 
 from lora_lab.tui.app import LoraLabApp
 from lora_lab.tui.detail.screen import DetailScreen
@@ -27,9 +27,7 @@ async def test_every_key(place: str, size: tuple[int, int], tmp_path: Path) -> N
         assert isinstance(home, LibraryScreen)
         if place == "detail":
             app.open_detail(str(tmp_path / "library" / "task-0"), overlays=(str(tmp_path / "library" / "task-1"),))
-            await until(pilot, lambda: isinstance(app.screen, DetailScreen))
-            detail = app.screen
-            assert isinstance(detail, DetailScreen)
+            detail = await reached(pilot, DetailScreen)
             await until(pilot, lambda: bool(detail.feed.report and detail.query("SpectrumPlot")), turns=6000)
         shown = app.screen
         keys = [key for key in shown.active_bindings if key not in LEAVES]

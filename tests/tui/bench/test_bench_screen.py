@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from textual.widgets import Input
 from tui.bench.recorded import latency_report, samples, swap_report
-from tui.fakes import FakeEvent, FakeSession, make_app, ready, screen_text, small_library, until
+from tui.fakes import FakeEvent, FakeSession, make_app, point_at, reached, ready, screen_text, small_library, until
 
 from lora_lab import Session
 from lora_lab.domain.report import Column, ColumnKind, Scalars
@@ -56,14 +56,11 @@ async def bench(pilot: Any, *, marks: int = 2) -> BenchScreen:
     """Open the bench for the first `marks` of two adapters."""
     await ready(pilot)
     app = pilot.app
-    home = app.library
     for name in ("chat-de", "legal-ner")[:marks]:
-        home.table.move_to(next(key for key, row in home.library.rows.items() if row.name == name))
+        point_at(app, name)
         await pilot.press("space")
     await pilot.press("5")
-    await until(pilot, lambda: isinstance(app.screen, BenchScreen))
-    screen = app.screen
-    assert isinstance(screen, BenchScreen)
+    screen = await reached(pilot, BenchScreen)
     await pilot.pause()
     return screen
 

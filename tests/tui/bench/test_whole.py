@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from textual.widgets import Input
-from tui.fakes import ready, until
+from tui.fakes import reached, ready, until
 
 from lora_lab.tui.app import LoraLabApp
 from lora_lab.tui.bench.screen import BenchScreen
@@ -31,9 +31,7 @@ async def test_it_is_measured_and_cancelled(tmp_path: Path) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await ready(pilot)
         await pilot.press("5")
-        await until(pilot, lambda: isinstance(app.screen, BenchScreen))
-        screen = app.screen
-        assert isinstance(screen, BenchScreen)
+        screen = await reached(pilot, BenchScreen)
         assert screen.form.value("base") == str(tmp_path / "config.json")
         fields = {one.id: one.control for line in screen.lines for one in line.fields}
         for name, typed in {"grid": "1x2", "layers": "1", "repeats": "2"}.items():

@@ -8,7 +8,7 @@ from typing import Any
 
 from textual.pilot import Pilot
 from textual.widgets import Static
-from tui.fakes import FakeJob, FakeJobs, ready, screen_text, until
+from tui.fakes import FakeJob, FakeJobs, point_at, ready, screen_text, until
 
 from lora_lab import Session
 from lora_lab.domain.progress import Unwatched
@@ -129,9 +129,8 @@ async def opened(
 async def enter(app: LoraLabApp, pilot: Pilot[None], names: tuple[str, ...]) -> None:
     """Mark and press the key."""
     await ready(pilot)
-    rows: dict[str, Any] = app.library.library.rows  # type: ignore[attr-defined]
     for name in names:
-        app.library.table.move_to(next(key for key, row in rows.items() if row.name == name))  # type: ignore[attr-defined]
+        point_at(app, name)
         if len(names) > 1:
             await pilot.press("space")
     await pilot.press("a")

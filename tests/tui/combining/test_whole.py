@@ -8,7 +8,7 @@ from pathlib import Path
 from builders import contents, factors, write_adapter
 from textual.widgets import Static
 from tui.combining.driving import TURNS, enter
-from tui.fakes import until
+from tui.fakes import reached, until
 
 from lora_lab import Session
 from lora_lab.tui.app import LoraLabApp
@@ -34,9 +34,7 @@ async def test_from_the_library_to_the_library(here: Path, size: tuple[int, int]
         assert foretold is not None
         assert wizard._meeting.report is not None
         await pilot.press("ctrl+g")
-        await until(pilot, lambda: isinstance(app.screen, OutcomeScreen))
-        outcome = app.screen
-        assert isinstance(outcome, OutcomeScreen)
+        outcome = await reached(pilot, OutcomeScreen)
         await until(pilot, lambda: outcome.report is not None and bool(outcome.table.rows), turns=TURNS)
         assert outcome.report is not None
         assert outcome.report.table("modules").rows == foretold.table("modules").rows
@@ -67,9 +65,7 @@ async def test_cancelling_leaves_nothing(here: Path) -> None:
         wizard.methods.choose("ties")
         await pilot.pause()
         wizard._run(wizard.recipe)
-        await until(pilot, lambda: isinstance(app.screen, OutcomeScreen))
-        outcome = app.screen
-        assert isinstance(outcome, OutcomeScreen)
+        outcome = await reached(pilot, OutcomeScreen)
         await until(pilot, lambda: outcome.job.done > 0, turns=TURNS)
         await until(pilot, lambda: "of 24 modules" in said(outcome))
         begun = time.monotonic()

@@ -10,7 +10,7 @@ import torch
 from builders import contents, factors, write_adapter
 from textual.widgets import Input, Static
 from tui.combining.driving import TURNS, Driven, opened
-from tui.fakes import FakeJobs, until
+from tui.fakes import FakeJobs, reached, until
 
 from lora_lab import Session
 from lora_lab.domain.parameters import Parameter, ParameterKind
@@ -113,17 +113,22 @@ async def test_what_is_wrong_is_marked_and_stops_it(here: Path) -> None:
         assert "is not there" in driven.refusal()
 
 
+async def typed_over(driven: Driven) -> Any:
+    """The job of a preview that has begun, while something else has been typed."""
+    await driven.pilot.press("2")
+    await until(driven.pilot, lambda: bool(driven.waiting()))
+    late = next(job for job in driven.waiting() if job.request.call == "combine")
+    driven.app.jobs.begin(late)  # type: ignore[attr-defined]
+    await driven.pilot.press("backspace", "3")
+    return late
+
+
 async def test_an_obsolete_preview_never_lands(here: Path) -> None:
     """What was asked before the last key is not shown, and cannot be run."""
     async with opened("one", "two") as driven:
-        jobs: Any = driven.app.jobs
-        await driven.pilot.press("2")
-        await until(driven.pilot, lambda: bool(driven.waiting()))
-        late = next(job for job in driven.waiting() if job.request.call == "combine")
-        jobs.begin(late)
-        await driven.pilot.press("backspace", "3")
+        late = await typed_over(driven)
         assert driven.wizard.plan is None
-        jobs.finish(late, Session(cache=False).combine(**late.request.arguments))
+        driven.app.jobs.finish(late, Session(cache=False).combine(**late.request.arguments))  # type: ignore[attr-defined]
         await driven.pilot.pause()
         assert driven.wizard.plan is None
         assert "not worked out" in driven.refusal()
@@ -137,12 +142,7 @@ async def test_an_obsolete_preview_never_lands(here: Path) -> None:
 async def test_what_takes_too_long_is_cancelled(here: Path) -> None:
     """A second after it is no longer wanted."""
     async with opened("one", "two") as driven:
-        jobs: Any = driven.app.jobs
-        await driven.pilot.press("2")
-        await until(driven.pilot, lambda: bool(driven.waiting()))
-        late = next(job for job in driven.waiting() if job.request.call == "combine")
-        jobs.begin(late)
-        await driven.pilot.press("backspace", "3")
+        late = await typed_over(driven)
         await until(driven.pilot, lambda: late.state == "cancelled", turns=TURNS)
         await driven.answer()
         assert driven.wizard.plan is not None
@@ -375,9 +375,7 @@ async def test_where_it_can_be_opened_from(here: Path) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: isinstance(app.screen, CompareScreen) and app.is_measuring, turns=TURNS)
         await pilot.press("4")
-        await until(pilot, lambda: isinstance(app.screen, CombineScreen))
-        wizard = app.screen
-        assert isinstance(wizard, CombineScreen)
+        wizard = await reached(pilot, CombineScreen)
         assert [one.locator for one in wizard.sources.sources] == ["one", "two"]
         wizard.query_one("#combine-operation").focus()
         await pilot.press("7")

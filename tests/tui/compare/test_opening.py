@@ -13,7 +13,7 @@ from builders import write_adapter
 from textual.app import ComposeResult
 from tui.compare.pairs import A, B, Opened, open_pair
 from tui.detail.made import make_adapter, module_names, open_detail
-from tui.fakes import make_app, ready, until
+from tui.fakes import make_app, reached, ready, until
 
 from lora_lab.session import Session
 from lora_lab.tui.app import LoraLabApp
@@ -106,9 +106,7 @@ async def test_screen_and_json_have_the_same_digits(tmp_path: Path, size: tuple[
     app = LoraLabApp({"device": "cpu", "state": False}, folders)
     session = Session(cache=False, device="cpu")
     async with app.run_test(size=size) as pilot:
-        await until(pilot, lambda: isinstance(app.screen, CompareScreen), turns=6000)
-        screen = app.screen
-        assert isinstance(screen, CompareScreen)
+        screen = await reached(pilot, CompareScreen, turns=6000)
         await until(pilot, lambda: screen.has_parts and screen.feed.report and screen.overlap.shown, turns=6000)
         opened = Opened(app, pilot, screen)
         for side in ("right", "left"):
@@ -150,9 +148,7 @@ async def test_adapters_that_share_no_module(tmp_path: Path) -> None:
     two = write_adapter(tmp_path / "two", other, target_modules=["attn"])
     app = LoraLabApp({"device": "cpu", "state": False}, [str(one), str(two)])
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: isinstance(app.screen, CompareScreen), turns=6000)
-        screen = app.screen
-        assert isinstance(screen, CompareScreen)
+        screen = await reached(pilot, CompareScreen, turns=6000)
         await until(pilot, lambda: screen.has_parts and screen.feed.reason, turns=6000)
         await pilot.pause()
         shown = Opened(app, pilot, screen).words()

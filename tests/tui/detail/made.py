@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from textual.pilot import Pilot
-from tui.fakes import make_app, screen_text, until
+from tui.fakes import make_app, reached, screen_text, until
 
 from lora_lab.analyses.columns import IDENTITY, MEASURES, SINGULAR_VALUES, TOTALS
 from lora_lab.domain.adapter import Adapter, Delta, DeltaKind, Effect, Feature
@@ -235,9 +235,7 @@ async def open_detail(
     async with app.run_test(size=size) as pilot:
         await until(pilot, lambda: app.is_measuring)
         app.open_detail(locator, overlays=tuple(other.locator for other in others))
-        await until(pilot, lambda: isinstance(app.screen, DetailScreen))
-        screen = app.screen
-        assert isinstance(screen, DetailScreen)
+        screen = await reached(pilot, DetailScreen)
         if isinstance(adapter, Adapter):
             await until(pilot, lambda: screen.adapter is not None and bool(app.jobs.waiting()))  # type: ignore[attr-defined]
             await until(pilot, lambda: bool(screen.query("SpectrumPlot")))

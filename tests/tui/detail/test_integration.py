@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 from tui.detail.made import Opened
-from tui.fakes import until
+from tui.fakes import reached, until
 
 from lora_lab.session import Session
 from lora_lab.tui.app import LoraLabApp
@@ -41,9 +41,7 @@ async def test_screen_and_json_have_the_same_digits(tmp_path: Path) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: app.is_measuring, turns=3000)
         app.open_detail(str(folder))
-        await until(pilot, lambda: isinstance(app.screen, DetailScreen))
-        screen = app.screen
-        assert isinstance(screen, DetailScreen)
+        screen = await reached(pilot, DetailScreen)
         await until(pilot, lambda: screen.feed.report is not None and screen.query("SpectrumPlot"), turns=6000)
         wanted = Session(cache=False).spectrum(str(folder)).to_json()
         assert [dict(row) for row in screen.feed.rows.values()] == wanted["modules"]

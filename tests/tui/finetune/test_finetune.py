@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from builders import MODULES, write_adapter, write_base
-from tui.fakes import ready, until
+from tui.fakes import reached, ready, until
 
 from lora_lab import Session
 from lora_lab.tui.app import LoraLabApp
@@ -37,9 +37,7 @@ async def test_c_on_a_model_shows_what_was_changed(size: tuple[int, int], librar
         await pilot.press("c")
         await until(pilot, lambda: isinstance(app.screen, BaseDialog))
         await pilot.press("enter")  # the first of the models that are here
-        await until(pilot, lambda: isinstance(app.screen, FineTuneScreen))
-        screen = app.screen
-        assert isinstance(screen, FineTuneScreen)
+        screen = await reached(pilot, FineTuneScreen)
         await until(pilot, lambda: screen.view.report is not None, turns=20_000)
         expected = Session(cache=False).analyze("intrinsic", [str(library / "base"), str(library / "tuned")])
         assert screen.view.report is not None
