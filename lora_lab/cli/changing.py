@@ -164,15 +164,18 @@ def swap_command(merged: str, output: str, **options: Any) -> None:
 @click.command("verify")
 @click.argument("merged", metavar="MERGED")
 @click.option("--base", metavar="BASE", help="What it was merged from.")
-@click.option("--adapter", "adapters", multiple=True, metavar="A", help="What was merged into it.")
+@click.option(
+    "--adapter", "adapters", multiple=True, metavar="A", help="What was merged into it.  [default: as the receipt says]"
+)
 @_strength("--strength", "strengths", "One for each adapter; as the receipt says when not given.")
 @_matching_options
 @_every_option
 def verify_command(merged: str, **options: Any) -> Exit:
     """Prove that a merged model is what it should be.
 
-    Its files against its receipt; with --base and --adapter every tensor against W + ΔW, whoever made it. Exits 0 when
-    it is right, 1 when it is not, 4 when that cannot be established.
+    Its files against its receipt; with --base and --adapter every tensor against W + ΔW, whoever made it. With --base
+    alone the adapters are those that its receipt names, if they are still what they were. Exits 0 when it is right, 1
+    when it is not, 4 when that cannot be established.
     """
     session = make_session(options)
     choices = _chosen(options, "base", "adapters", "strengths", "modules", *_MATCHING)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from lora_lab.analyses.trained_on import base_name_findings
 from lora_lab.domain.progress import Unwatched
 from lora_lab.errors import LoraLabError, quoted
-from lora_lab.operations.ancestry import proven_by, require_behind, told_by
+from lora_lab.operations.ancestry import require_behind, told_by
 from lora_lab.operations.execution import Execution
 from lora_lab.operations.held import taken_amiss
 from lora_lab.operations.layout import plan_of
 from lora_lab.operations.options import MergeOptions, SavedModules
 from lora_lab.operations.planning import changes_of
+from lora_lab.operations.proof import proven_by
 from lora_lab.operations.restoring import Restorer, RestoringExecution, planned_over
 from lora_lab.operations.running import Outcome, Target, carried_out
 from lora_lab.operations.subtracting import Subtractor

@@ -11,12 +11,13 @@ from lora_lab.domain.progress import Unwatched
 from lora_lab.domain.report import Column, ColumnKind, Finding, Scalars, Table
 from lora_lab.errors import CompatibilityError, LoraLabError, quoted
 from lora_lab.linalg.subtraction import Doubt, doubt_about
-from lora_lab.operations.ancestry import proven_by, require_behind, told_by
+from lora_lab.operations.ancestry import require_behind, told_by
 from lora_lab.operations.execution import Execution
 from lora_lab.operations.held import taken_amiss
 from lora_lab.operations.layout import other_files, plan_of, steps_of, weight_files
 from lora_lab.operations.options import MergeOptions, SavedModules
 from lora_lab.operations.planning import Changes, changes_of
+from lora_lab.operations.proof import proven_by
 from lora_lab.operations.restoring import Restorer, RestoringExecution, planned_over
 from lora_lab.operations.running import Outcome, Target, carried_out
 from lora_lab.storage.disk import Disk

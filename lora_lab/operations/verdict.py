@@ -20,6 +20,7 @@ CHANGED_UNTOUCHED: Final = "changed_untouched"
 MISSING_TENSOR: Final = "missing_tensor"
 ADDED_TENSOR: Final = "added_tensor"
 OTHER_SHAPE: Final = "other_shape"
+OTHER_BASE: Final = "other_base"
 _SHOWN: Final = 3
 
 SUMMARY: Final = (
@@ -203,10 +204,11 @@ def report_of(
         verdict = False
     elif asked and all(asked):
         verdict = True
+    plain = Diagnosis.RIGHT.value if verdict else OTHER_BASE if arithmetic is False else Diagnosis.INCONCLUSIVE.value
     values = {
         "ok": verdict,
         "established": verdict is not None,
-        "diagnosis": _diagnosis(rows, files) or (Diagnosis.RIGHT.value if verdict else Diagnosis.INCONCLUSIVE.value),
+        "diagnosis": _diagnosis(rows, files) or plain,
         "hashes": hashes,
         "arithmetic": arithmetic,
         "untouched": untouched,

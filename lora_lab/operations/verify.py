@@ -14,6 +14,7 @@ from lora_lab.domain.progress import Unwatched, stop_if_cancelled
 from lora_lab.domain.report import Finding
 from lora_lab.errors import CompatibilityError, MissingFileError, quoted
 from lora_lab.linalg.verification import Diagnosis
+from lora_lab.operations.ancestry import require_behind, told_by
 from lora_lab.operations.arithmetic import Comparer
 from lora_lab.operations.held import is_of
 from lora_lab.operations.layout import steps_of
@@ -25,6 +26,7 @@ from lora_lab.operations.verdict import (
     ADDED_TENSOR,
     CHANGED_UNTOUCHED,
     MISSING_TENSOR,
+    OTHER_BASE,
     OTHER_SHAPE,
     findings_of,
     judged_row,
@@ -56,6 +58,7 @@ def verify(
     adapters: Sequence[Adapter] = (),
     strengths: Sequence[float] = (),
     options: MergeOptions | None = None,
+    missing: Sequence[Finding] = (),
     reader: Reader,
     observer: Observer | None = None,
 ) -> Report:
@@ -66,6 +69,7 @@ def verify(
     base : with it the arithmetic is checked; without adapters the model must then be the base
     strengths : one for each adapter; none means what the receipt says, or 1 each
     options : how the merge was made; None means as the receipt says where it is of these adapters
+    missing : adapters that the receipt names and nobody has; the base is then held against what the receipt says of it
 
     Returns
     -------
@@ -95,7 +99,10 @@ def verify(
     rows: list[dict[str, Any]] = []
     untouched = None
     arithmetic: bool | None = None
-    if base is not None:
+    if base is not None and missing:
+        untouched, arithmetic = _without_adapters(merged, base, observer, findings)
+        findings += missing
+    elif base is not None:
         chosen, is_ours = _options(receipt, adapters, strengths, options, findings)
         rows, untouched = _compare(merged, base, adapters, chosen, reader, observer, findings)
         arithmetic = said(rows, is_ours=is_ours)
@@ -109,6 +116,19 @@ def verify(
             )
         )
     return report_of(merged, files, rows, hashes, arithmetic, base is not None, untouched, findings)
+
+
+def _without_adapters(
+    merged: Base, base: Base, observer: Observer, findings: list[Finding]
+) -> tuple[int | None, bool | None]:
+    """How many tensors are the base's, as they should be; False where the receipt says that the base is another."""
+    told = told_by(merged)
+    try:
+        findings += require_behind(base, merged, told, (), observer)
+    except CompatibilityError as error:
+        findings.append(Finding(OTHER_BASE, f"{error.message} {error.hint}"))
+        return None, False
+    return sum(told is None or name not in told.touched for name in base.tensors), None
 
 
 def _files(receipt: ReceiptFile, merged: Base, findings: list[Finding], observer: Observer) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,13 +16,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Unpack
 
+    from lora_lab.domain.adapter import Adapter
+    from lora_lab.domain.base import Base
     from lora_lab.domain.progress import Observer
-    from lora_lab.domain.report import InputRecord, Report
+    from lora_lab.domain.report import Finding, InputRecord, Report
     from lora_lab.extension.registry import Registry
+    from lora_lab.operations.receipt_file import ReceiptFile
     from lora_lab.operations.replay import Recipe
     from lora_lab.session.changing import How
     from lora_lab.sources.hub import Hub
 
+_LARGEST: Final = 1 << 53  # of a whole number that a float holds
 _RESUMED: Final = ("merge", "unmerge", "swap")
 _RENAMED: Final = {"from": "from_adapters", "to": "to_adapters"}
 
@@ -55,7 +60,8 @@ class Proving(Changing):
         Parameters
         ----------
         merged : locator of the model, whoever made it
-        base, adapters : locators; with them every tensor is compared with W + Σ wᵢ(W′ᵢ − W)
+        base, adapters : locators; with them every tensor is compared with W + Σ wᵢ(W′ᵢ − W). With a base alone the
+            adapters are those that the receipt of a merge names, where they are what they were
         how : the merge was made; not needed where its receipt is there; see :class:`How`
 
         Returns
@@ -73,6 +79,9 @@ class Proving(Changing):
         model = self.base(merged, whole=True, observer=observer)
         opened = [self.adapter(locator, observer=observer) for locator in adapters]
         behind = None if base is None else self.base(base, whole=True, observer=observer)
+        missing: list[Finding] = []
+        if behind is not None and not opened:
+            opened, missing = self._named_by_receipt(model, observer)
         strengths = tuple(how.get("strengths", ()))
         is_told = any(value for name, value in how.items() if name != "strengths")
         with self._hashing(*opened, model, behind) as hashing:
@@ -82,6 +91,7 @@ class Proving(Changing):
                 adapters=opened,
                 strengths=strengths,
                 options=self._options(how) if is_told else None,
+                missing=missing,
                 reader=FactorReader(allow_nonfinite=True),  # what is not finite must come out so, which is compared
                 observer=observer,
             )
@@ -118,10 +128,7 @@ class Proving(Changing):
 
         place = Path(receipt)
         file = place / RECEIPT if place.is_dir() else place
-        opener = copy.copy(self)
-        said = read_receipt(file).arguments.get("alpha")
-        if type(said) in (int, float):  # whatever else it is, replay refuses
-            opener.alpha = said
+        opener = _as_then(self, read_receipt(file))
 
         def run(recipe: Recipe, target: Path) -> Report:
             session = copy.copy(opener)
@@ -141,7 +148,37 @@ class Proving(Changing):
             plugins=self.registry.plugins,
         )
 
-    def _record(self, locator: str, revision: str | None) -> InputRecord:
+    def _named_by_receipt(self, merged: Base, observer: Observer | None) -> tuple[list[Adapter], list[Finding]]:
+        """The adapters that the receipt beside a model names; what it says was given for opening them is given."""
+        from lora_lab.operations.receipt_file import find_receipt, read_receipt
+        from lora_lab.operations.recorded import recorded_adapters
+
+        place = find_receipt(merged.path)
+        if place is None:
+            return [], []
+        receipt = read_receipt(place)
+        opener = _as_then(self, receipt)
+
+        def opened(locator: str, revision: str | None) -> Adapter:
+            opener._pin(locator, revision)
+            return opener.adapter(locator, observer=observer)
+
+        return recorded_adapters(receipt, opened)
+
+    def _pin(self, locator: str, revision: str | None) -> None:
+        """Let a locator mean for this session what it meant when a revision was read."""
         if revision is not None and not (found := parse(locator)).is_local:
-            self.hub.pin(found, revision)  # what the locator meant then, it means for this session
+            self.hub.pin(found, revision)
+
+    def _record(self, locator: str, revision: str | None) -> InputRecord:
+        self._pin(locator, revision)
         return record_of(self.open(locator, whole=True), is_whole=True, fingerprints=Fingerprints(self._cache_folder))
+
+
+def _as_then(session: Proving, receipt: ReceiptFile) -> Proving:
+    """`session`, with the alpha that was said when the receipt was written; whatever else it is, is no alpha."""
+    opener = copy.copy(session)
+    said = receipt.arguments.get("alpha")
+    if (type(said) is float and math.isfinite(said)) or (type(said) is int and abs(said) < _LARGEST):
+        opener.alpha = said
+    return opener

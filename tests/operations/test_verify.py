@@ -420,9 +420,10 @@ def test_an_update_that_the_type_swallows(tmp_path: Path) -> None:
 
 
 def test_a_base_without_adapters(base: Path, merged: Path, tmp_path: Path) -> None:
-    """The model is then to be the base itself: a copy is, a merge is not."""
+    """Without a receipt to name any, the model is then to be the base itself: a copy is, a merge is not."""
     shutil.copytree(base, tmp_path / "copy")
     assert verify(tmp_path / "copy", base).verdict is True
+    (merged / "lora_lab_receipt.json").unlink()
     report = verify(merged, base)
     assert (report.verdict, said(report)["arithmetic"]) == (False, False)
     assert set(diagnoses(report).values()) == {"changed_untouched"}
@@ -465,3 +466,90 @@ def test_figures_do_not_depend_on_threads(
     first = verify(merged, base, adapter, strengths=[0.9]).table("modules").rows
     monkeypatch.setattr("lora_lab.operations.arithmetic.worker_count", lambda: threads)
     assert verify(merged, base, adapter, strengths=[0.9]).table("modules").rows == first
+
+
+class TestReceiptNamesTheAdapters:
+    """With a base and a receipt, the adapters need not be given again."""
+
+    def test_they_are_found_where_they_were(self, merged: Path, base: Path) -> None:
+        report = verify(merged, base)
+        assert said(report) | {"ok": True, "hashes": True, "arithmetic": True, "untouched": 2} == said(report)
+        assert set(diagnoses(report).values()) == {"right"}
+        assert [Path(record.locator).name for record in report.inputs] == ["adapter", "merged", "base"]
+
+    def test_from_another_folder(self, tmp_path: Path, base: Path, adapter: Path, monkeypatch: Any) -> None:
+        """A locator that was relative then is looked for by its path, though another adapter has its name here."""
+        monkeypatch.chdir(tmp_path)
+        session().merge(["adapter"], base="base", output="out", strengths=[0.5])
+        elsewhere = tmp_path / "elsewhere"
+        write_adapter(elsewhere / "adapter", small_factors(9))
+        monkeypatch.chdir(elsewhere)
+        assert verify(tmp_path / "out", base).verdict is True
+
+    def test_alpha_that_a_person_said(self, tmp_path: Path, base: Path, adapter: Path) -> None:
+        """What was said for opening an adapter stands in the receipt."""
+        document = json.loads((adapter / "adapter_config.json").read_text())
+        del document["lora_alpha"]
+        (adapter / "adapter_config.json").write_text(json.dumps(document))
+        Session(cache=False, alpha=12).merge([str(adapter)], base=str(base), output=tmp_path / "out")
+        assert verify(tmp_path / "out", base).verdict is True
+
+    def test_a_wrong_tensor_is_found_all_the_same(self, merged: Path, base: Path) -> None:
+        path = next(path for path in sorted(merged.glob("*.safetensors")) if f"{Q2}.weight" in load_file(path))
+        tensors = load_file(path)
+        tensors[f"{Q2}.weight"].view(torch.int16)[5, 6] ^= 1
+        save_file(tensors, path, metadata={"format": "pt"})
+        report = verify(merged, base)
+        assert said(report) | {"ok": False, "hashes": False, "arithmetic": False} == said(report)
+
+    @pytest.mark.parametrize("what", ["gone", "changed"])
+    def test_one_that_is_not_what_it_was(self, what: str, merged: Path, base: Path, adapter: Path) -> None:
+        """The rest is checked, and what could not be established is named; that is no yes."""
+        if what == "gone":
+            adapter.rename(adapter.with_name("away"))
+        else:
+            write_adapter(adapter, small_factors(9))
+        report = verify(merged, base)
+        assert report.verdict is None
+        assert said(report) | {"hashes": True, "arithmetic": None, "established": False, "untouched": 2} == said(report)
+        (finding,) = report.findings
+        assert finding.code == "adapter_not_found"
+        assert f"'{adapter}'" in finding.message
+        assert ("does not exist" if what == "gone" else "other bytes") in finding.message
+        given = adapter.with_name("away") if what == "gone" else write_adapter(adapter, small_factors())
+        assert verify(merged, base, given).verdict is True
+
+    def test_another_base_is_refuted_without_them(self, merged: Path, adapter: Path, tmp_path: Path) -> None:
+        """By a tensor that nothing changed, and by the sha256 that a changed one had."""
+        adapter.rename(tmp_path / "away")
+        for name in ("model.norm.weight", f"{Q2}.weight"):
+            tensors = base_tensors(torch.bfloat16)
+            tensors[name] = tensors[name] + 1
+            report = verify(merged, write_model(tmp_path / name, tensors))
+            assert (report.verdict, said(report)["diagnosis"]) == (False, "other_base")
+            assert codes(report) == {"adapter_not_found", "other_base"}
+
+    def test_a_swap_s_receipt_does_not_say_it_alone(
+        self, merged: Path, base: Path, adapter: Path, tmp_path: Path
+    ) -> None:
+        other = write_adapter(tmp_path / "other", small_factors(7))
+        sources = {"from_adapters": [str(adapter)], "to_adapters": [str(other)]}
+        session().swap(str(merged), **sources, base=str(base), output=tmp_path / "swapped")
+        report = verify(tmp_path / "swapped", base)
+        assert report.verdict is None
+        assert codes(report) == {"adapters_not_named"}
+        assert verify(tmp_path / "swapped", base, other).verdict is True
+
+    def test_an_unmerged_model_is_its_base(self, merged: Path, base: Path, tmp_path: Path) -> None:
+        """There is nothing in it to look for."""
+        session().unmerge(str(merged), base=str(base), output=tmp_path / "back")
+        assert verify(tmp_path / "back", base).verdict is True
+
+    def test_a_receipt_that_does_not_fit_itself(self, merged: Path, base: Path) -> None:
+        path = merged / "lora_lab_receipt.json"
+        document = json.loads(path.read_text())
+        document["inputs"] = document["inputs"][1:]
+        path.write_text(json.dumps(document))
+        report = verify(merged, base)
+        assert report.verdict is None
+        assert codes(report) == {"adapter_not_found"}
