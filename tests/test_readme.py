@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Run by the gate in fresh environments, where pip and a terminal are at hand.
-TWO_COMMANDS = {"pip install . && lora-lab open sample_adapters", "pip install '.[test]' && pytest"}
+TWO_COMMANDS = {"pip install . && lora-lab open sample_adapters", "pip install '.[test]' && pytest -n logical"}
 
 
 @dataclass(frozen=True)

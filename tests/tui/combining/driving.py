@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -35,14 +36,18 @@ class Driven:
         jobs: Any = self.app.jobs
         return [job for job in jobs.waiting() if job.request.call != "spectrum"]
 
+    @staticmethod
+    def is_reading() -> bool:
+        """Whether a thread beside the screen has still to tell what it reads, which is asked about again."""
+        return any(thread.name.startswith("lora-lab ") for thread in threading.enumerate())
+
     async def answer(self) -> list[str]:
         """Answer all that is asked, and all that follows; which calls that were."""
         jobs: Any = self.app.jobs
         answered, quiet = [], 0
-        for _ in range(200):
+        for _ in range(1000):
             await self.pilot.pause(0.02)
-            # What a thread has read may come a little later, and is asked about again.
-            quiet = 0 if self.waiting() or self.wizard._is_typing else quiet + 1
+            quiet = 0 if self.waiting() or self.wizard._is_typing or self.is_reading() else quiet + 1
             if quiet == 3:
                 break
             for job in self.waiting():
