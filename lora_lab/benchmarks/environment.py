@@ -33,6 +33,7 @@ _TITLES: Final = {
     "cpu": "Processor",
     "processors": "Processors",
     "threads": "Threads",
+    "workers": "Workers of a swap",
     "nice": "Niceness",
     "last_level_cache_bytes": "Last-level cache",
     "memory_bytes": "Memory",
@@ -61,6 +62,8 @@ def environment_of(device: str) -> dict[str, Any]:
     """
     import torch
 
+    from lora_lab.linalg.threads import worker_count
+
     found = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "lora_lab": __version__,
@@ -70,6 +73,7 @@ def environment_of(device: str) -> dict[str, Any]:
         "cpu": _cpu_name(),
         "processors": _processors(),
         "threads": torch.get_num_threads(),
+        "workers": worker_count(),
         "nice": os.nice(0) if hasattr(os, "nice") else None,
         "last_level_cache_bytes": last_level_cache_bytes(),
         "memory_bytes": memory_bytes(),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from lora_lab.benchmarks.columns import SPREAD
+from lora_lab.benchmarks.copying import cache_findings
 from lora_lab.benchmarks.latency.adapters import factors_for
 from lora_lab.benchmarks.latency.checking import relative_distance, tolerance_of
 from lora_lab.benchmarks.latency.grid import WARM_UPS, Cell, Course, Speed, course_of
@@ -316,7 +317,9 @@ def _workload(setup: Setup, options: MixedOptions, course: Course) -> Scalars:
 
 
 def _findings(setup: Setup, options: MixedOptions, course: Course, note: str) -> tuple[Finding, ...]:
-    notes = (Finding("note", f"Switching: {note}"),) if note else ()
+    weights = course.layers * setup.shape.parameters * setup.dtype.itemsize
+    notes = cache_findings(weights, setup.device)
+    notes += (Finding("note", f"Switching: {note}"),) if note else ()
     if options.layers is not None or not setup.may_cut:
         return notes
     sentence = (

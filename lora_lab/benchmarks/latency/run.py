@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lora_lab.benchmarks.copying import sets_of_weights
+from lora_lab.benchmarks.copying import cache_findings, sets_of_weights
 from lora_lab.benchmarks.latency import adapters
 from lora_lab.benchmarks.latency.adapters import BASE, HOULSBY, MERGED, PFEIFFER, UNMERGED, VARIANTS
 from lora_lab.benchmarks.latency.blocks import GPT2_MEDIUM, GPT2_MEDIUM_LAYERS
@@ -134,6 +134,7 @@ def bench_latency(
     bench.say("trying one layer")
     bench.course = _course(bench)
     bench.copies = sets_of_weights(bench.weight_bytes, options.device)
+    bench.findings += cache_findings(bench.copies * bench.weight_bytes, options.device)
     setup.require_room(
         bench.course.layers,
         bench.copies,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
 
@@ -18,10 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from lora_lab.domain.progress import Observer
-    from lora_lab.extension.contracts import SwapFactors, Swapper, SwapScene
+    from lora_lab.extension.contracts import SwapFactors, SwapScene
 
 # Elements of a block on a device that is no processor.
 _DEVICE_ELEMENTS: Final = 1 << 24
+
+
+class Beside(Protocol):
+    """What of a Swapper is needed to know what a model computes with."""
+
+    def beside(self, module: int) -> tuple[SwapFactors, ...] | None:
+        """What is applied beside the weight of a module; None where all is merged."""
 
 
 @dataclass(slots=True)
@@ -61,7 +68,7 @@ class Exactness:
 
 
 def judged(
-    works: Mapping[str, tuple[SwapScene, Swapper]], adapter: int | None, observer: Observer, *, every: int = 1
+    works: Mapping[str, tuple[SwapScene, Beside]], adapter: int | None, observer: Observer, *, every: int = 1
 ) -> dict[str, Exactness]:
     """Compare the weights of several scenes of one workload with the base with `adapter` merged, or with the base.
 
@@ -93,7 +100,7 @@ class _Judge:
 
     def __init__(
         self,
-        works: Mapping[str, tuple[SwapScene, Swapper]],
+        works: Mapping[str, tuple[SwapScene, Beside]],
         first: SwapScene,
         adapter: int | None,
         observer: Observer,

@@ -1,8 +1,9 @@
 """What a token costs with the adapter merged and with its factors beside the weight, and when merging pays off.
 
-Merged, a layer multiplies by one matrix: x·W′ᵀ. Unmerged it multiplies by three: x·Wᵀ + s·(x·Aᵀ)·Bᵀ. All else of a
-model is the same for both, so the difference of the adapted layers' times, over the tokens of one step, is what merging
-saves a token. A swap that takes t seconds pays off after t/saving tokens. Source: LoRA, arXiv 2106.09685, section 4.1.
+Merged, a layer multiplies by one matrix: x·W′ᵀ. Unmerged it multiplies by three: x·Wᵀ + s·(x·Aᵀ)·Bᵀ, and with DoRA each
+output by its gain. All else of a model is the same for both, so the difference of the adapted layers' times, over the
+tokens of one step, is what merging saves a token. A swap that takes t seconds pays off after t/saving tokens. Source:
+LoRA, arXiv 2106.09685, section 4.1.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from lora_lab.benchmarks.swapping.workload import Workload
     from lora_lab.extension.contracts import SwapModule, SwapScene
 
-    _Pairs = tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    _Parts = tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None], ...]
 
 BATCHES: Final = (1, 8, 32)
 _MERGED, _UNMERGED = "merged", "unmerged"
@@ -52,18 +53,23 @@ _COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """One adapted layer: W as it lies in memory, and factors of its type, the scaling multiplied into B."""
+    """One adapted layer: W as it lies in memory, and factors of its type, the scaling multiplied into B.
+
+    A third one is DoRA's gain of every output, which a server keeps.
+    """
 
     weight: torch.Tensor
-    factors: _Pairs
+    factors: _Parts
 
     def merged(self, x: torch.Tensor) -> torch.Tensor:
         return linear(x, self.weight)
 
     def unmerged(self, x: torch.Tensor) -> torch.Tensor:
         out = linear(x, self.weight)
-        for A, B in self.factors:
+        for A, B, gain in self.factors:
             out += linear(linear(x, A), B)
+            if gain is not None:
+                out *= gain
         return out
 
 
@@ -144,13 +150,23 @@ def tokens_until(seconds: float, saved: Spread, batch: int) -> float | None:
     return seconds / (saved.p50 / batch) if saved.low > 0 else None
 
 
-def _stored(module: SwapModule, adapter: int) -> _Pairs:
-    """Factors in the type of the weight, as a server that computes in it keeps them."""
+def _stored(module: SwapModule, adapter: int) -> _Parts:
+    """Factors in the type of the weight, as a server that computes in it keeps them.
+
+    Magnitudes stand for DoRA's gains: to multiply by either takes as long.
+    """
     dtype = module.weight.dtype
-    return tuple((part.lora_A.to(dtype), (part.lora_B * part.scaling).to(dtype)) for part in module.adapters[adapter])
+    return tuple(
+        (
+            part.lora_A.to(dtype),
+            (part.lora_B * part.scaling).to(dtype),
+            None if part.magnitude is None else part.magnitude.to(dtype),
+        )
+        for part in module.adapters[adapter]
+    )
 
 
-def _layers(workload: Workload, scene: SwapScene, factors: Sequence[_Pairs]) -> Iterator[_Layer]:
+def _layers(workload: Workload, scene: SwapScene, factors: Sequence[_Parts]) -> Iterator[_Layer]:
     for place, module, own in zip(workload.places, scene.modules, factors, strict=True):
         if place.is_multiplied:
             yield _Layer(module.weight, own)

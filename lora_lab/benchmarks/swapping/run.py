@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.benchmarks.copying import COPY as _COPY
-from lora_lab.benchmarks.copying import CopyLimit, sets_of_weights
+from lora_lab.benchmarks.copying import CopyLimit, cache_findings, sets_of_weights
 from lora_lab.benchmarks.measurement import Measurement
 from lora_lab.benchmarks.memory import available_bytes
 from lora_lab.benchmarks.rounds import Contestant, Rounds
@@ -21,11 +21,12 @@ from lora_lab.benchmarks.swapping.workload import Workload
 from lora_lab.domain.figures import size
 from lora_lab.domain.progress import Unwatched, stop_if_cancelled
 from lora_lab.domain.report import Finding
-from lora_lab.errors import CompatibilityError, OperationError, PluginError, quoted
+from lora_lab.errors import CompatibilityError, OperationError, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from lora_lab.benchmarks.swapping.exactness import Exactness
     from lora_lab.domain.adapter import Adapter
     from lora_lab.domain.base import Base
     from lora_lab.domain.progress import Observer
@@ -77,6 +78,14 @@ class _Bench:
         self.rounds.append(made)
         return made
 
+    def attempt(self, stall: Stall, work: Callable[[], object]) -> bool:
+        """Let a strategy do something, and say why it takes no part any more where it fails in it."""
+        was = stall.failure
+        is_done = stall.attempt(work)
+        if stall.failure != was:
+            self.findings.append(Finding("plugin_failed", stall.failure))
+        return is_done
+
     def say(self, what: str) -> None:
         stop_if_cancelled(self.observer)
         self.observer.advance(self.rounds[-1].done if self.rounds else 0, self.total, what)
@@ -115,7 +124,9 @@ def bench_swap(
     with Workload(adapters, base, reader, options.modules) as workload:
         runs = (len(strategies) + 1 + 2 * len(options.batches)) * (options.repeats + 1)
         bench = _Bench(workload, options, measurement, observer, runs)
-        bench.copies = sets_of_weights(workload.weight_bytes * len(strategies), options.device)
+        touched = workload.weight_bytes * len(strategies)
+        bench.copies = sets_of_weights(touched, options.device)
+        bench.findings += cache_findings(bench.copies * touched, options.device)
         _measure_strategies(bench, strategies)
         workload.require_same_files()
         swaps = {row["id"]: row["p50_seconds"] for row in bench.rows if row.pop("is_merged") and "p50_seconds" in row}
@@ -169,18 +180,18 @@ def _prepared(bench: _Bench, strategy: SwapStrategy, like: SwapScene | None) -> 
     """A strategy on weights of its own; None where it cannot work with these adapters, which is said."""
     options = bench.options
     _require_room(bench)
-    stall = Stall(strategy, [], [])
-    try:
-        for _ in range(bench.copies):
-            scene = bench.workload.scene(options.device, like)
-            with options.attributed(strategy):
-                stall.prepare_seconds = bench.measurement.once(partial(stall.prepare, scene))
-            stall.scenes.append(scene)
-    except (CompatibilityError, PluginError) as error:
-        bench.findings.append(Finding("not_usable", f"{quoted(strategy.id)} was left out: {error.message}"))
+    stall = Stall(strategy, [], [], attributed=partial(options.attributed, strategy))
+    notes: list[str] = []
+    for _ in range(bench.copies):
+        scene = bench.workload.scene(options.device, like)
+        if not stall.attempt(partial(_time_preparing, bench, stall, scene)):
+            break
+        stall.scenes.append(scene)
+    if not stall.attempt(lambda: notes.extend(map(str, stall.swappers[0].notes))):
+        bench.findings.append(Finding("not_usable", f"{quoted(strategy.id)} was left out: {stall.failure}"))
         return None
     stall.swaps = [0] * bench.copies
-    bench.findings += [Finding("note", f"{quoted(strategy.id)}: {note}") for note in stall.swappers[0].notes]
+    bench.findings += [Finding("note", f"{quoted(strategy.id)}: {note}") for note in notes]
     return stall
 
 
@@ -192,43 +203,45 @@ def _measure(bench: _Bench, stalls: list[Stall]) -> None:
     trial = bench.new_rounds([copy.contestant, *contestants])
     trial.warm_up()
     bench.say("checking")
-    works = {stall.strategy.id: (stall.scenes[0], stall.swappers[0]) for stall in stalls}
-    found = judged(works, 1, bench.observer, every=_SAMPLED)
-    sound: list[Stall] = []
-    for stall in stalls:
-        stall.after_first = found[stall.strategy.id]
-        said = [] if stall.failure else list(stall.faults(bench.workload.delta_norm))
-        bench.findings += said
-        if not stall.failure and not any(finding.code == WRONG for finding in said):
-            sound.append(stall)
+    sound = _sound(bench, stalls, every=_SAMPLED)
     wanted = {stall.strategy.id for stall in sound}
     trial.keep_only({_COPY, *wanted})
     trial.measure(options.repeats)
     trial.keep_only(())  # what is not run any more is not held any more
-    sound = [stall for stall in sound if not stall.failure]
     bandwidth = copy.bandwidth(trial.samples[_COPY])
     bench.bandwidths.append(bandwidth)
     del copy
-    _measure_steps(bench, sound)
-    _judge_last(bench, sound)
-    for stall in sound:
+    _measure_steps(bench, [stall for stall in sound if not stall.failure])
+    for stall in _judge_last(bench, sound):
         _add_row(bench, stall, trial.samples[stall.strategy.id], bandwidth)
 
 
 def _guarded(bench: _Bench, stall: Stall) -> Callable[[int], None]:
-    """The work of one strategy; a plugin that fails in it takes no part any more, and says why."""
+    """The work of one strategy; one that fails in it takes no part any more."""
 
     def work(run: int) -> None:
-        if stall.failure:
-            return
-        try:
-            with bench.options.attributed(stall.strategy):
-                stall.work(run)
-        except PluginError as error:
-            stall.failure = error.message
-            bench.findings.append(Finding("plugin_failed", error.message))
+        bench.attempt(stall, lambda: stall.work(run))
 
     return work
+
+
+def _sound(bench: _Bench, stalls: Sequence[Stall], *, every: int = 1) -> list[Stall]:
+    """Those whose first set holds what it should, one block of `every` being looked at; why others do not is said."""
+    found: dict[str, Exactness] = {}
+    for adapter in (0, 1):
+        here = [stall for stall in stalls if stall.adapter == adapter and bench.attempt(stall, stall.look)]
+        works = {stall.strategy.id: (stall.scenes[0], stall.seen) for stall in here}
+        found |= judged(works, adapter, bench.observer, every=every)
+    sound = []
+    for stall in stalls:
+        if stall.failure:
+            continue
+        stall.exactness = found[stall.strategy.id]
+        said = list(stall.faults(stall.exactness, bench.workload.delta_norm))
+        bench.findings += [finding for finding in said if finding not in bench.findings]
+        if not any(finding.code == WRONG for finding in said):
+            sound.append(stall)
+    return sound
 
 
 def _measure_steps(bench: _Bench, stalls: Sequence[Stall]) -> None:
@@ -251,36 +264,45 @@ def _measure_steps(bench: _Bench, stalls: Sequence[Stall]) -> None:
     steps.keep_only(())
 
 
-def _judge_last(bench: _Bench, stalls: Sequence[Stall]) -> None:
-    """Where the weights have drifted to, and whether the base comes back."""
+def _judge_last(bench: _Bench, stalls: Sequence[Stall]) -> list[Stall]:
+    """Where the weights have drifted to, and whether the base comes back; those that hold what they should."""
     bench.say("checking")
-    works = {stall.strategy.id: (stall.scenes[0], stall.swappers[0]) for stall in stalls}
-    for adapter in (0, 1):
-        here = {stall.strategy.id: works[stall.strategy.id] for stall in stalls if stall.adapter == adapter}
-        found = judged(here, adapter, bench.observer)
-        for stall in stalls:
-            stall.after_all = found.get(stall.strategy.id, stall.after_all)
-    for stall in stalls:
-        with bench.options.attributed(stall.strategy):
-            restore = partial(stall.swappers[0].restore, stall.adapter)
-            stall.restore_seconds = bench.measurement.once(restore)
+    for stall in stalls:  # where several sets took turns, the first one catches up
+        for _ in range(bench.options.repeats + 1 - stall.swaps[0]):
+            bench.measurement.once(partial(_guarded(bench, stall), bench.copies))
+    sound = _sound(bench, stalls)
+    for stall in sound:
+        stall.is_merged = stall.seen.beside(0) is None
+        restore = partial(stall.swappers[0].restore, stall.adapter)
+        bench.attempt(stall, partial(_time_restoring, bench, stall, restore))
+        bench.attempt(stall, stall.look)
+    sound = [stall for stall in sound if not stall.failure]
+    works = {stall.strategy.id: (stall.scenes[0], stall.seen) for stall in sound}
     found = judged(works, None, bench.observer)
-    for stall in stalls:
+    for stall in sound:
         stall.restored = found[stall.strategy.id]
+    return sound
+
+
+def _time_preparing(bench: _Bench, stall: Stall, scene: SwapScene) -> None:
+    stall.prepare_seconds = bench.measurement.once(partial(stall.prepare, scene))
+
+
+def _time_restoring(bench: _Bench, stall: Stall, restore: Callable[[], None]) -> None:
+    stall.restore_seconds = bench.measurement.once(restore)
 
 
 def _add_row(bench: _Bench, stall: Stall, samples: Sequence[float], bandwidth: float) -> None:
-    last, restored = stall.after_all, stall.restored
+    last, restored = stall.exactness, stall.restored
     assert last is not None
     assert restored is not None
-    moved = stall.swappers[0].moved_bytes(0, 1)
     peak = None if stall.peak_bytes is None else stall.held_bytes + stall.peak_bytes
     bench.rows.append(
         {
             "id": stall.strategy.id,
-            **timed_cells(spread_of(samples), moved, bench.workload.weight_bytes, bandwidth),
+            **timed_cells(spread_of(samples), stall.moved_bytes, bench.workload.weight_bytes, bandwidth),
             "peak_memory_bytes": peak,
-            "kept_bytes": stall.swappers[0].kept_bytes,
+            "kept_bytes": stall.kept_bytes,
             "bit_exact": last.is_exact,
             "relative_drift": last.relative,
             "differing_fraction": last.differing_fraction,
@@ -288,7 +310,7 @@ def _add_row(bench: _Bench, stall: Stall, samples: Sequence[float], bandwidth: f
             "prepare_seconds": stall.prepare_seconds,
             "restore_seconds": stall.restore_seconds,
             "restores_bit_exact": restored.is_exact,
-            "is_merged": stall.swappers[0].beside(0) is None,
+            "is_merged": stall.is_merged,
         }
     )
 
