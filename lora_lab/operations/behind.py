@@ -20,9 +20,11 @@ from lora_lab.domain.report import Finding
 from lora_lab.errors import CompatibilityError, quoted
 from lora_lab.extension.changes import Change
 from lora_lab.extension.contracts import Factors
+from lora_lab.formats.factors import FactorReader
 from lora_lab.linalg.blocked import RowBlocks
 from lora_lab.linalg.changes import rescaled
 from lora_lab.linalg.spectra import Pair
+from lora_lab.operations.joining import joints_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from lora_lab.domain.base import Base
     from lora_lab.domain.tensors import TensorRef
     from lora_lab.extension.contracts import Reader
+    from lora_lab.operations.combine_options import CombineOptions
     from lora_lab.operations.joining import Joint
 
 _PLAIN: Final = (DType.F64, DType.F32, DType.F16, DType.BF16)
@@ -64,6 +67,11 @@ class Behind:
                     raise _no_weight(adapters[place], base, delta, ref)
                 self._weights[place, delta.module] = ref
 
+    def weights(self, joints: Sequence[Joint]) -> list[TensorRef]:
+        """Those that the changes of some modules are made with, in the order of the modules."""
+        wanted = [(place, joint.delta_of(place).module) for joint in joints for place in joint.places]
+        return [self._weights[one] for one in wanted if one in self._weights]
+
     def factors(self, place: int, delta: Delta, factors: Factors) -> Factors:
         """Those of the change against the base as it is: other ones for PiSSA."""
         if place not in self._moved:
@@ -92,6 +100,23 @@ class Behind:
             return
         with self._reader.rows_of(ref) as rows:
             yield rows
+
+
+def weights_behind(base: Base, adapters: Sequence[Adapter], options: CombineOptions) -> tuple[list[TensorRef], bool]:
+    """The weights of a base that combining some adapters reads, in the order in which it does.
+
+    Returns
+    -------
+    the weights, each as often as it is read in one pass; whether every pass reads them anew, as the rows of DoRA are
+
+    Raises
+    ------
+    AdapterError, CompatibilityError
+        as :func:`~lora_lab.operations.combine.combine`, of what headers say.
+    """
+    joints = joints_of(adapters, options, has_base=True)
+    behind = Behind(base, adapters, joints, FactorReader())
+    return behind.weights(joints), any(_is_dora(adapter.deltas) for adapter in adapters)
 
 
 def _is_dora(deltas: Sequence[Delta]) -> bool:

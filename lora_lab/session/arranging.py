@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lora_lab.extension.contracts import MergeMethod
     from lora_lab.extension.registry import Registry
     from lora_lab.operations.combine_options import CombineOptions
+    from lora_lab.sources.remote import RemoteModel
 
 
 class Cut(TypedDict, total=False):
@@ -185,54 +186,6 @@ class Arranging(ABC):
             )
         return told_of_device(report, self.device, "combine")
 
-    def compare_methods(
-        self,
-        adapters: Sequence[str],
-        *,
-        strengths: Sequence[float] = (),
-        methods: Sequence[str] = (),
-        settings: Mapping[str, Any] | None = None,
-        observer: Observer | None = None,
-        **how: Unpack[Combining],
-    ) -> Report:
-        """Compute what every installed method would make of some adapters, and what it would lose; nothing is written.
-
-        Parameters
-        ----------
-        strengths : wᵢ, one for each adapter; none means 1 each
-        methods : ids, in the order of the rows; none means every one that is installed
-        settings : parameters, for every method that has one of the name; ``METHOD.NAME`` is for one method alone
-        how : as of :meth:`combine`; `modules` makes a sample of the whole
-
-        Returns
-        -------
-        one row for each method: ranks, parameters, bytes, what is lost of what the method itself says, how far it is
-        from the exact sum, or why it refuses; the observer is told of rows as they are ready
-
-        Raises
-        ------
-        LoraLabError
-            no method can combine these adapters, or there is no such method or parameter.
-        """
-        from lora_lab.formats.factors import FactorReader
-        from lora_lab.operations.comparing_methods import compare_methods
-
-        chosen = [self._method(name)[0] for name in methods or self.registry.methods]
-        opened = self._opened(adapters, observer)
-        options = self._options_of(how, strengths)
-        behind = self._behind(how, observer)
-        with self._hashed(*opened, behind) as hashing:
-            report = compare_methods(
-                opened,
-                chosen,
-                reader=FactorReader(),
-                options=options,
-                settings=settings,
-                base=behind,
-                observer=observer,
-            )
-            return told_of_device(hashing.stamp(report, options.to_json()), self.device, "combine")
-
     def resize(
         self,
         adapter: str,
@@ -328,11 +281,13 @@ class Arranging(ABC):
             return None
         return self._whole_base(locator, dry_run=dry_run, observer=InMebibytes(observer))
 
-    def _hashed(self, *subjects: Adapter | Base | None, is_dry: bool = False) -> Hashing:
-        """Hash all that a receipt tells of, whole, as a replay does; the headers for a dry run."""
+    def _hashed(
+        self, *subjects: Adapter | Base | None, is_dry: bool = False, remote: Sequence[RemoteModel] = ()
+    ) -> Hashing:
+        """Hash all that a receipt tells of, whole, as a replay does; the headers for a dry run, and of `remote`."""
         there = [subject for subject in subjects if subject is not None]
         known = Fingerprints(self._cache_folder)
-        return Hashing(there, headers_only=is_dry, is_whole=True, fingerprints=known)
+        return Hashing(there, headers_only=is_dry, is_whole=True, fingerprints=known, remote=remote)
 
     def _method(self, name: str) -> tuple[MergeMethod, Mapping[str, str]]:
         """The method, a plugin's guarded, and the version of the distribution that brings it."""

@@ -10,7 +10,7 @@ from lora_lab.domain.base import Base
 from lora_lab.errors import LoraLabError, PluginError, quoted
 from lora_lab.extension.registry import Registry, load_registry
 from lora_lab.session import listing
-from lora_lab.session.arranging import Arranging
+from lora_lab.session.comparing import Comparing
 from lora_lab.session.extracting import Extracting
 from lora_lab.session.guarded import attributed
 from lora_lab.session.inspection import inspect_adapter, inspect_base
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lora_lab.domain.report import Report
 
 
-class Session(Opening, Looking, Arranging, Extracting, Measuring, Pulling, Pushing, Shelving):
+class Session(Opening, Looking, Comparing, Extracting, Measuring, Pulling, Pushing, Shelving):
     """Opens, lists and analyses adapters and bases.
 
     Parameters

@@ -363,5 +363,11 @@ class Spool:
             self._disk.bytes -= entry.run.size_bytes
 
 
+def has_room_for(refs: Sequence[TensorRef]) -> bool:
+    """Whether a spool can hold all these tensors at once, so that none that is read again is fetched again."""
+    runs = coalesced([ref for ref in refs if ref.file.is_remote])
+    return len(runs) <= _MOST_RUNS and sum(run.size_bytes for run in runs) <= _LIMIT_BYTES
+
+
 def _key(ref: TensorRef) -> RangeKey:
     return ref.file.path, ref.begin_bytes, ref.end_bytes
