@@ -64,6 +64,10 @@ class Changing(ABC):
         """Open a model all of whose files are on this machine; a dry run fetches none."""
 
     @abstractmethod
+    def _whole_bases(self, locators: Sequence[str], *, dry_run: bool, observer: Observer | None) -> list[Base]:
+        """Open models all of whose files are on this machine; a dry run fetches none."""
+
+    @abstractmethod
     def open(self, locator: str, *, whole: bool = False, observer: Observer | None = None) -> Adapter | Base:
         """Open whatever is there."""
 
@@ -190,10 +194,9 @@ class Changing(ABC):
         from lora_lab.formats.factors import FactorReader
         from lora_lab.operations.unmerge import unmerge
 
-        model = self._whole_base(merged, dry_run=dry_run, observer=observer)
+        model, behind = self._model_and_base(merged, base, dry_run=dry_run, observer=observer)
         kept = _opened(undo)
         opened = [self.adapter(locator, observer=observer) for locator in adapters or (kept.locators if kept else ())]
-        behind = None if base is None else self._whole_base(base, dry_run=dry_run, observer=observer)
         with self._hashing(*opened, model, behind, is_dry=dry_run) as hashing:
             return unmerge(
                 model,
@@ -249,10 +252,9 @@ class Changing(ABC):
         from lora_lab.formats.factors import FactorReader
         from lora_lab.operations.swap import swap
 
-        model = self._whole_base(merged, dry_run=dry_run, observer=observer)
+        model, behind = self._model_and_base(merged, base, dry_run=dry_run, observer=observer)
         old = [self.adapter(locator, observer=observer) for locator in from_adapters]
         new = [self.adapter(locator, observer=observer) for locator in to_adapters]
-        behind = None if base is None else self._whole_base(base, dry_run=dry_run, observer=observer)
         with self._hashing(*old, *new, model, behind, is_dry=dry_run) as hashing:
             return swap(
                 model,
@@ -271,6 +273,13 @@ class Changing(ABC):
                 dry_run=dry_run,
                 observer=observer,
             )
+
+    def _model_and_base(
+        self, merged: str, base: str | None, *, dry_run: bool, observer: Observer | None
+    ) -> tuple[Base, Base | None]:
+        named = (merged,) if base is None else (merged, base)
+        model, *rest = self._whole_bases(named, dry_run=dry_run, observer=observer)
+        return model, rest[0] if rest else None
 
     def _hashing(self, *subjects: Adapter | Base | None, is_dry: bool = False) -> Hashing:
         """Hash all that a receipt tells of: each file once, as long as it stays as it is; the headers for a dry run."""

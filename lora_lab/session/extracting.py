@@ -60,7 +60,7 @@ class Extracting(Proving):
 
         drawn = self.seed if seed is None else seed
         options = ExtractOptions(rank, energy, save_others, dtype_named(dtype), drawn, tuple(modules))
-        before, after = (self._whole_base(one, dry_run=dry_run, observer=observer) for one in (base, finetuned))
+        before, after = self._whole_bases((base, finetuned), dry_run=dry_run, observer=observer)
         with self._hashing(before, after, is_dry=dry_run) as hashing:
             report = extract(
                 before,

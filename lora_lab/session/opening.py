@@ -24,6 +24,8 @@ from lora_lab.sources.hub_cache import commit_of
 from lora_lab.sources.locators import parse
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lora_lab.domain.adapter import Adapter
     from lora_lab.domain.base import Base
     from lora_lab.domain.progress import Observer
@@ -133,21 +135,28 @@ class Opening(ABC):
         return self.adapter(locator, observer=observer)
 
     def _whole_base(self, locator: str, *, dry_run: bool, observer: Observer | None) -> Base:
-        """Open a model all of whose files are on this machine; a dry run fetches none.
+        """Open a model all of whose files are on this machine; a dry run fetches none."""
+        (base,) = self._whole_bases((locator,), dry_run=dry_run, observer=observer)
+        return base
+
+    def _whole_bases(self, locators: Sequence[str], *, dry_run: bool, observer: Observer | None) -> list[Base]:
+        """Open models all of whose files are on this machine; a dry run fetches none.
 
         Raises
         ------
         OperationError
-            it is a dry run, and they are not.
+            it is a dry run, and some are not.
         """
-        model = self._in_parts(locator, observer) if dry_run else None
-        if model is not None:
-            size = figures.size(model.missing_bytes)
+        found = [(locator, self._in_parts(locator, observer)) for locator in dict.fromkeys(locators) if dry_run]
+        missing = {locator: figures.size(model.missing_bytes) for locator, model in found if model is not None}
+        if missing:
+            told = " and ".join(f"{quoted(locator)} ({size})" for locator, size in missing.items())
             raise OperationError(
-                f"{quoted(locator)} is not on this machine: {size} would be fetched, and a dry run fetches nothing.",
-                hint=f"Fetch it first: lora-lab pull {locator}",
+                f"{told} {'is' if len(missing) == 1 else 'are'} not on this machine and would be fetched, and a dry "
+                "run fetches nothing.",
+                hint=f"Fetch first: {'; '.join(f'lora-lab pull {locator}' for locator in missing)}",
             )
-        return self.base(locator, whole=True, observer=observer)
+        return [self.base(locator, whole=True, observer=observer) for locator in locators]
 
     def _in_parts(self, locator: str, observer: Observer | None) -> RemoteModel | None:
         """The model on the Hub that is read in parts; None for what is here, or is fetched whole."""

@@ -328,7 +328,7 @@ def test_a_merge_takes_the_whole(place: Place, tmp_path: Path) -> None:
     merge = ("merge", place.adapter, "--base", "anna/base", "-o", str(tmp_path / "merged"))
     size = sum(path.stat().st_size for path in place.base.glob("*.safetensors"))
     said = place.lab(*merge, "--dry-run", home="merging", code=3)
-    assert f"{figures.size(size)} would be fetched" in said
+    assert f"({figures.size(size)}) is not on this machine and would be fetched" in said
     assert "lora-lab pull anna/base" in said
     assert place.ranges() == []
     place.lab(*merge, home="merging")
@@ -348,7 +348,18 @@ def test_a_dry_run_takes_no_model(place: Place, tmp_path: Path, command: str) ->
         "resize": (place.adapter, "--base", "anna/base", "--rank", "2"),
     }
     said = place.lab(command, *sources[command], "-o", str(tmp_path / "out"), "--dry-run", home=command, code=3)
-    assert f"{figures.size(size)} would be fetched" in said
+    assert f"({figures.size(size)}) is not on this machine and would be fetched" in said
+    assert place.ranges() == []
+
+
+def test_a_dry_run_names_every_model_that_it_lacks(place: Place, tmp_path: Path) -> None:
+    """Both of an extraction at once, each with its size, and how to fetch each."""
+    size = sum(path.stat().st_size for path in place.base.glob("*.safetensors"))
+    said = place.lab(
+        "extract", "anna/base", "anna/tuned", "-o", str(tmp_path / "out"), "--dry-run", home="extracting", code=3
+    )
+    assert f"'anna/base' ({figures.size(size)}) and 'anna/tuned' ({figures.size(size)}) are not on this machine" in said
+    assert "lora-lab pull anna/base; lora-lab pull anna/tuned" in " ".join(said.split())
     assert place.ranges() == []
 
 
