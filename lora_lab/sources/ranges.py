@@ -11,15 +11,15 @@ and from the place that they should be from.
 
 from __future__ import annotations
 
-import socket
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from lora_lab.domain.tensors import FileStamp
 from lora_lab.errors import CancelledError, HubError, LoraLabError, quoted
+from lora_lab.sources.connections import Connections
 from lora_lab.sources.hub_refusals import is_transient, refusal_of, retry_after, status_of
 from lora_lab.version import __version__
 
@@ -117,7 +117,7 @@ class RangeReader:
         self._links: dict[str, str] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
-        self._open: set[Any] = set()
+        self._connections = Connections()
         self.traffic = Traffic()
 
     @property
@@ -154,7 +154,7 @@ class RangeReader:
         while position < end:
             before = position
             try:
-                for piece in self._pieces(file, position, end):
+                for piece in self._pieces(file, position, end, stop):
                     if stop.is_set():
                         raise CancelledError("Cancelled.", hint="Nothing was changed.")
                     take(position, piece)
@@ -185,13 +185,12 @@ class RangeReader:
             self._wait(file, again, in_a_row, in_all, stop)
 
     def interrupt(self) -> None:
-        """Break every connection that is being read from, so that whoever waits for it goes on at once."""
-        with self._lock:
-            responses = tuple(self._open)
-        for response in responses:
-            with suppress(Exception):
-                stream = response.extensions["network_stream"]
-                stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        """Break every connection that is being read from, or on which a range's first byte is waited for.
+
+        The question where a file is goes over connections that the client library keeps to itself: whoever waits for
+        that answer ends after the time limit. It does so on a thread that is a daemon and holds no process back.
+        """
+        self._connections.break_off()
 
     def _wait(self, file: RemoteFile, again: _AgainError, in_a_row: int, in_all: int, stop: threading.Event) -> None:
         """Wait before another try, or say that there is none."""
@@ -210,11 +209,11 @@ class RangeReader:
         if stop.wait(min(seconds, patience.longest_seconds)):
             raise CancelledError("Cancelled.", hint="Nothing was changed.")
 
-    def _pieces(self, file: RemoteFile, begin: int, end: int) -> Iterator[bytes]:
+    def _pieces(self, file: RemoteFile, begin: int, end: int, stop: threading.Event) -> Iterator[bytes]:
         """Yield what comes of one request, once it is known to be what was asked for."""
         link = self._link(file)
         left = end - begin
-        with self._answer(link, {"Range": f"bytes={begin}-{end - 1}"}) as response:
+        with self._answer(link, {"Range": f"bytes={begin}-{end - 1}"}, stop) as response:
             self._require_range(response, file, link, begin, end)
             for piece in response.iter_raw():
                 left -= len(piece)
@@ -226,23 +225,26 @@ class RangeReader:
                 yield piece
 
     @contextmanager
-    def _answer(self, link: str, more: dict[str, str]) -> Iterator[Any]:
+    def _answer(self, link: str, more: dict[str, str], stop: threading.Event) -> Iterator[Any]:
         from huggingface_hub import get_session
 
         headers = {"User-Agent": f"lora-lab/{__version__}", "Accept-Encoding": "identity", **more}
         if self._token and _origin(link) == _origin(self._endpoint):
             headers["Authorization"] = f"Bearer {self._token}"
         self.traffic.add(requests=1)
-        with get_session().stream(
-            "GET", link, headers=headers, timeout=_TIMEOUT_SECONDS, follow_redirects=False
-        ) as response:
-            with self._lock:
-                self._open.add(response)
-            try:
-                yield response
-            finally:
-                with self._lock:
-                    self._open.discard(response)
+        with (
+            self._connections.asking(stop) as (trace, answered),
+            get_session().stream(
+                "GET",
+                link,
+                headers=headers,
+                timeout=_TIMEOUT_SECONDS,
+                follow_redirects=False,
+                extensions={"trace": trace},
+            ) as response,
+        ):
+            answered(response)
+            yield response
 
     def _require_range(self, response: Any, file: RemoteFile, link: str, begin: int, end: int) -> None:
         """Go on only with exactly the range that was asked for."""

@@ -153,7 +153,7 @@ class Spool:
         for reader in {id(reader): reader for _, reader in self._files.values()}.values():
             reader.interrupt()
         end = time.monotonic() + _LEAVE_SECONDS
-        for thread in self._threads:  # one that waits for a server to answer at all ends by itself, later
+        for thread in self._threads:  # one that waits for the Hub to say where a file is ends by itself, later
             thread.join(max(end - time.monotonic(), 0.0))
         with self._changed:
             for entry in set(self._entries.values()):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -271,3 +272,53 @@ def test_a_reading_that_is_not_wanted_takes_nothing(told: Told) -> None:
     _, said = told
     assert said["stopped"]["error"] == "CancelledError"
     assert said["stopped"]["places"] == [0, None]
+
+
+# Reads a range that nobody answers for a minute, over a connection of its own or one that is kept, and breaks the wait.
+WAITING = """
+import json, os, sys, threading, time
+from lora_lab.errors import LoraLabError
+from lora_lab.sources.hub_access import HubAccess
+from lora_lab.sources.ranges import RangeReader, RemoteFile
+
+commit, file, size, etag = json.loads(os.environ["FILE"])
+reader, stop, said = RangeReader(HubAccess()), threading.Event(), []
+wanted = RemoteFile("anna/slow", commit, file, size, etag)
+if os.environ["KEPT"] == "yes":
+    reader.read(wanted, 0, 1000, lambda place, piece: None, stop)
+
+def read():
+    try:
+        reader.read(wanted, 1000, 2000, lambda place, piece: None, stop)
+    except LoraLabError as error:
+        said.append(type(error).__name__)
+
+requests = reader.traffic.requests
+thread = threading.Thread(target=read, daemon=True)
+thread.start()
+while reader.traffic.requests == requests:
+    time.sleep(0.01)
+time.sleep(0.5)
+assert thread.is_alive()
+start = time.monotonic()
+stop.set()
+reader.interrupt()
+thread.join(30)
+seconds = time.monotonic() - start
+again = []
+reader.read(wanted, 0, 1000, lambda place, piece: again.append(len(piece)))
+print(json.dumps({"alive": thread.is_alive(), "seconds": seconds, "said": said, "again": sum(again)}))
+"""
+
+
+@pytest.mark.parametrize("kept", ["yes", "no"])
+def test_a_wait_for_the_first_answer_is_broken_off(kept: str, hub: HubServer, tmp_path: Path) -> None:
+    """Its thread ends at once, not after the time limit; the reader goes on to work over other connections."""
+    data = data_of("slow")
+    commit = hub.add("anna/slow", {"data.safetensors": data})
+    storage(hub, "slow", delay_seconds=60.0, skip=1 if kept == "yes" else 0)
+    file = [commit, "data.safetensors", SIZE, hashlib.sha256(data).hexdigest()]
+    ran = hub.run_python(WAITING, home=tmp_path, more={"FILE": json.dumps(file), "KEPT": kept})
+    said = ran.ok().json
+    assert (said["alive"], said["said"], said["again"]) == (False, ["CancelledError"], 1000)
+    assert said["seconds"] < 5  # of twenty, the time limit
