@@ -25,7 +25,7 @@ def each_spectrum(
     failures : takes what is wrong with a module that holds NaN or infinity, or whose product exceeds float64; its
         values are None
     """
-    from lora_lab.linalg.spectra import stream_singular_values
+    from lora_lab.linalg.streaming import stream_singular_values
 
     place = 0
     while place < len(deltas):

@@ -16,6 +16,7 @@ from lora_lab.cli.context import (
     stacked,
     watched,
 )
+from lora_lab.cli.declared import parameters_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +127,6 @@ def combine_command(
     is merge; full checkpoints are not combined (task arithmetic on bases): extract makes adapters of them first.
     Everything is computed on the processor, in float64.
     """
-    from lora_lab.cli.commands import parameters_of
     from lora_lab.domain.sweeps import sets_of_strengths
 
     if sweeps and options["strengths"]:
@@ -182,8 +182,6 @@ def methods_command(sources: Sequence[str], settings: Sequence[str], **options: 
     rank and the size that come out, what is lost of what the method itself says, and how far it is from the exact sum.
     --module GLOB makes a sample of large ones.
     """
-    from lora_lab.cli.commands import parameters_of
-
     session = make_session(options)
     choices = _chosen(options, "methods", "strengths", *_WHOLE, *_KEPT)
     given = parameters_of(settings)

@@ -23,6 +23,7 @@ from lora_lab.cli.context import (
     session_options,
     watched,
 )
+from lora_lab.cli.declared import parameters_of
 from lora_lab.cli.exits import ClosedOutput, Exit
 from lora_lab.cli.extracting import extract_command
 from lora_lab.cli.looking import exit_of_verdict
@@ -228,21 +229,6 @@ def plugins_command(**options: Any) -> None:
 def analyses_command(**options: Any) -> None:
     """List analyses with their parameters."""
     emit(make_session(options).analyses(), options)
-
-
-def parameters_of(texts: Sequence[str]) -> dict[str, list[str]]:
-    """Values by name of parameters that are given as K=V."""
-    values: dict[str, list[str]] = {}
-    for key, value in map(_split, texts):
-        values.setdefault(key, []).append(value)
-    return values
-
-
-def _split(text: str) -> tuple[str, str]:
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise LoraLabError(f"The parameter {quoted(text)} has no value, expected K=V.")
-    return key, value
 
 
 for command in (*CHANGING, *ARRANGING, *PUSHING, pull_command, extract_command, *MEASURING):

@@ -1,4 +1,4 @@
-"""Declared parameters as options of a command."""
+"""Declared parameters as options of a command, and values of those that are given as K=V."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_lab.domain.parameters import ParameterKind
-from lora_lab.errors import LoraLabError
+from lora_lab.errors import LoraLabError, quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lora_lab.domain.parameters import Parameter
 
 
@@ -46,3 +48,18 @@ def _read(parameter: Parameter, value: Any) -> Any:
     if parameter.is_repeatable:
         return tuple(parameter.parse(text) for text in value)
     return parameter.parse(value) if isinstance(value, str) else value
+
+
+def parameters_of(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Values by name of parameters that are given as K=V."""
+    values: dict[str, list[str]] = {}
+    for key, value in map(_split, texts):
+        values.setdefault(key, []).append(value)
+    return values
+
+
+def _split(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise LoraLabError(f"The parameter {quoted(text)} has no value, expected K=V.")
+    return key, value

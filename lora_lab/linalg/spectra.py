@@ -7,33 +7,22 @@ With thin QR factors lora_B = Q_b R_b and lora_Aᵀ = Q_a R_a,
 and as Q_b and Q_a have orthonormal columns, the non-zero singular values of ΔW are those of the small core
 scaling · R_b R_aᵀ. Nothing of size out × in is ever formed, and everything small is float64.
 
-On a processor each pair of factors is decomposed by Householder's QR on one thread, several pairs side by side; a GPU
-sees batches of equal shape (:mod:`lora_lab.linalg.batches`). Source: Golub and Van Loan, Matrix Computations, 4th ed.,
-sections 5.2 and 8.6; blocks of rows: Demmel, Grigori, Hoemmen and Langou, arXiv 0808.2664.
+Each pair of factors is decomposed by Householder's QR on one thread; many of them go side by side, or in batches on a
+GPU (:mod:`lora_lab.linalg.streaming`). Source: Golub and Van Loan, Matrix Computations, 4th ed., sections 5.2 and 8.6;
+blocks of rows: Demmel, Grigori, Hoemmen and Langou, arXiv 0808.2664.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 
 from lora_lab.errors import CompatibilityError, NumericalError, quoted
-from lora_lab.linalg.device import has_float64
-from lora_lab.linalg.threads import one_thread, worker_count
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from concurrent.futures import Future
+from lora_lab.linalg.threads import one_thread
 
 # Elements of the float64 block that one QR works on: 4 MiB, near a processor's second-level cache.
 _BLOCK_ELEMENTS: Final = 1 << 19
-# Bytes of factors that wait, read but not yet decomposed.
-_WINDOW_BYTES: Final = 64 << 20
-# And how many of them wait for each worker: enough to keep it busy, few enough that results come as reading goes on.
-_WINDOW_PAIRS: Final = 4
 
 
 class Pair(NamedTuple):
@@ -100,29 +89,6 @@ def factored_singular_values(
     """
     with one_thread():
         return core_singular_values(_core(Pair(name, lora_A, lora_B, scaling)), name)
-
-
-def stream_singular_values(pairs: Iterable[Pair], *, device: str = "cpu") -> Iterator[tuple[Pair, torch.Tensor]]:
-    """Compute the singular values of many ΔW, yielding each with its pair, in the order given.
-
-    While one is taken the following ones are already being read and decomposed, as many as there are processors;
-    `pairs` is advanced in the calling thread. A device without float64 leaves the work to the processor.
-
-    Parameters
-    ----------
-    pairs : read lazily; at most 64 MiB of them, or one, and four for each processor wait at any time
-    device : cpu, cuda:N or mps, as :func:`~lora_lab.linalg.device.resolve_device` gives it
-
-    Raises
-    ------
-    CompatibilityError, NumericalError
-        as :func:`factored_singular_values`, naming the pair.
-    """
-    if device == "cpu" or not has_float64(device):
-        return _stream_on_processor(pairs)
-    from lora_lab.linalg.batches import stream_in_batches
-
-    return stream_in_batches(pairs, device=device)
 
 
 def factored_svd(lora_A: torch.Tensor, lora_B: torch.Tensor, scaling: float, *, name: str = "ΔW") -> FactoredSvd:
@@ -262,31 +228,6 @@ def _core(pair: Pair) -> torch.Tensor:
     return pair.scaling * (R_b @ R_a.T)
 
 
-def _stream_on_processor(pairs: Iterable[Pair]) -> Iterator[tuple[Pair, torch.Tensor]]:
-    workers = worker_count()
-    waiting: deque[tuple[Pair, Future[torch.Tensor]]] = deque()
-    held = 0
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="spectrum")
-    try:
-        for pair in pairs:
-            future = pool.submit(factored_singular_values, pair.lora_A, pair.lora_B, pair.scaling, name=pair.name)
-            waiting.append((pair, future))
-            held += _bytes(pair)
-            while waiting and (
-                waiting[0][1].done()
-                or len(waiting) > workers * _WINDOW_PAIRS
-                or (held > _WINDOW_BYTES and len(waiting) > 1)
-            ):
-                done, future = waiting.popleft()
-                held -= _bytes(done)
-                yield done, future.result()
-        while waiting:
-            done, future = waiting.popleft()
-            yield done, future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
 def _cross(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """firstᵀ·second of two tall matrices, (r₁, r₂) float64, a block of rows at a time."""
     total = torch.zeros((first.shape[1], second.shape[1]), dtype=torch.float64)
@@ -299,10 +240,6 @@ def _cross(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 def _as_float64(matrix: torch.Tensor) -> torch.Tensor:
     return matrix.to(device="cpu", dtype=torch.float64)
-
-
-def _bytes(pair: Pair) -> int:
-    return pair.lora_A.nbytes + pair.lora_B.nbytes
 
 
 def _check_ranks(pair: Pair) -> None:

@@ -26,7 +26,8 @@ from model_shapes import LARGE_HIDDEN as HIDDEN  # noqa: E402
 from model_shapes import LARGE_LAYERS as LAYERS  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-from lora_lab.linalg.spectra import Pair, factored_singular_values, stream_singular_values  # noqa: E402
+from lora_lab.linalg.spectra import Pair, factored_singular_values  # noqa: E402
+from lora_lab.linalg.streaming import stream_singular_values  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable

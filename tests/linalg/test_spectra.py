@@ -9,16 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_lab.errors import CompatibilityError, NumericalError
-from lora_lab.linalg import spectra
+from lora_lab.linalg import spectra, streaming
 from lora_lab.linalg.batches import stream_in_batches, triangular_factors
 from lora_lab.linalg.spectra import (
     Pair,
     delta_inner,
     factored_singular_values,
     factored_svd,
-    stream_singular_values,
     triangular_factor,
 )
+from lora_lab.linalg.streaming import stream_singular_values
 
 LAW = 1e-10  # of σ₁
 SHAPES = [(1, 5, 7), (4, 30, 20), (8, 384, 1024), (16, 100, 16), (16, 16, 16), (12, 5, 40), (12, 40, 5), (9, 4, 3)]
@@ -225,7 +225,7 @@ def test_a_device_without_float64_leaves_it_to_the_processor(random_factors):
 
 
 def test_a_stream_reads_no_more_than_its_window(random_factors, monkeypatch):
-    monkeypatch.setattr(spectra, "_WINDOW_BYTES", 0)
+    monkeypatch.setattr(streaming, "_WINDOW_BYTES", 0)
     taken = []
 
     def source():

@@ -7,7 +7,8 @@ import threading
 import pytest
 import torch
 
-from lora_lab.linalg.spectra import Pair, delta_inner, factored_singular_values, factored_svd, stream_singular_values
+from lora_lab.linalg.spectra import Pair, delta_inner, factored_singular_values, factored_svd
+from lora_lab.linalg.streaming import stream_singular_values
 from lora_lab.linalg.threads import one_thread, worker_count
 
 

@@ -32,7 +32,8 @@ def rows(adapter: Adapter, context: AnalysisContext) -> Iterator[dict[str, Any]]
     so it is one for the factors as stored: (B·Q, Qᵀ·A) with orthonormal Q and (c·B, A/c) compare alike, other
     factorisations of the same ΔW need not.
     """
-    from lora_lab.linalg.spectra import Pair, stream_singular_values
+    from lora_lab.linalg.spectra import Pair
+    from lora_lab.linalg.streaming import stream_singular_values
 
     deltas = _deltas(adapter, context.modules)
 
