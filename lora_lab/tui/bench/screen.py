@@ -100,9 +100,7 @@ class BenchScreen(OperationScreen, inherit_bindings=False):
             yield FieldLine(Field("kind", "what", _Choice(kinds, self._first_kind, id="bench-kind")))
             yield FieldLine(Field("a", "adapter A", Entry(given.get("a", ""), placeholder="a folder or org/name")))
             yield FieldLine(Field("b", "adapter B", Entry(given.get("b", ""), placeholder="a folder or org/name")))
-            yield FieldLine(
-                Field("base", "base", Entry(given.get("base", ""), placeholder="a folder; none: GPT-2 medium's shapes"))
-            )
+            yield FieldLine(Field("base", "base", Entry(given.get("base", ""), id="bench-base")))
             yield FieldLine(Field("strategies", "which", Entry(placeholder="all strategies; or fused, from_copy, …")))
             yield FieldLine(
                 Field("grid", "grid", Entry(placeholder="32x512,16x256,1x128, or what two minutes allow")),
@@ -160,6 +158,8 @@ class BenchScreen(OperationScreen, inherit_bindings=False):
             line.display = any(one.id == "kind" or one.id in READS[form.kind] for one in line.fields)
             line.refuse(form.faults())
         self.query_one("#bench-repeats", NumberEntry).placeholder = "10" if form.kind == "swap" else "as time allows"
+        whose = "a folder: the model of both" if form.kind == "swap" else "a folder; none: GPT-2 medium's shapes"
+        self.query_one("#bench-base", Entry).placeholder = whose
         self.tell_command(form.missing() or "")
         self.refresh_bindings()
 
@@ -294,6 +294,9 @@ class BenchScreen(OperationScreen, inherit_bindings=False):
             elif report is not None:
                 current = _saved_as(report) or _LATEST
                 self.comparison = (chosen, await asyncio.to_thread(session.bench_compare, chosen, current))
+            else:
+                self.lab.say("One is measured now; what it gives can be compared when it is over.")
+                return
         except LoraLabError as error:
             self.lab.say(str(error), severity="error")
             return

@@ -251,7 +251,7 @@ def _key_column(field: Field, labels: Iterable[str]) -> TableColumn:
 
 
 def _table_column(field: Field, table: Table) -> TableColumn:
-    kind, title = field.column.kind, safe_text(field.title)
+    kind, title = field.column.kind, safe_text(field.title if field.entry else field.column.heading)
     # The first rows tell how wide the others are; what is wider is cut.
     seen = [cell_text(field.value(row), kind) for row in table.rows[:_SEEN]]
     longest = max(map(len, seen), default=_LEAST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from tui.bench.recorded import latency_report, samples, swap_report
 from tui.fakes import FakeEvent, FakeSession, make_app, point_at, reached, ready, screen_text, small_library, until
 
 from lora_lab import Session
-from lora_lab.domain.report import Column, ColumnKind, Scalars
+from lora_lab.domain.report import Column, ColumnKind, Finding, Scalars
 from lora_lab.tui.app import LoraLabApp
 from lora_lab.tui.bench.screen import BenchScreen
+from lora_lab.tui.bench.watching import Watched
+from lora_lab.tui.bench.words import said_of
 from lora_lab.tui.combining.pick import Pick
 from lora_lab.tui.export_dialog import ExportDialog
 
@@ -201,6 +204,32 @@ async def test_a_result_is_compared_with_an_earlier_one(app: LoraLabApp, size: t
         await pilot.press("escape")
         assert screen.comparison is None
         assert app.screen is screen
+
+
+async def test_an_earlier_result_chosen_while_one_is_measured_is_answered(app: LoraLabApp) -> None:
+    """Nothing can be compared yet, and nothing is lost."""
+    kept("20260101T000000Z-swap", swap_report(2.0))
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        screen = await bench(pilot)
+        fill(screen, "base", "base")
+        await pilot.press("ctrl+g")
+        jobs: Any = app.jobs
+        jobs.begin(job_of(app))
+        await pilot.pause()
+        await pilot.press("h")
+        await until(pilot, lambda: isinstance(app.screen, Pick))
+        await pilot.press("enter")
+        await until(pilot, lambda: "One is measured now" in screen_text(app))
+        assert app.watched.is_running
+        assert screen.comparison is None
+
+
+def test_whether_figures_can_be_trusted_is_said_first() -> None:
+    """There is room for three sentences, however many strategies were left out."""
+    left_out = [Finding("not_usable", f"'{number}' was left out.") for number in range(4)]
+    watched = Watched()
+    watched.show(replace(swap_report(), findings=(*left_out, Finding("noisy_machine", "The machine was noisy."))))
+    assert said_of(watched, None, 80).plain.startswith("⚠ The machine was noisy.")
 
 
 @pytest.mark.parametrize("form", ["md", "json"])
