@@ -146,8 +146,10 @@ def test_each_way_round_is_kept_by_itself(tmp_path: Path) -> None:
             tmp_path / f"adapter{is_transposed}", tensors, target_modules=["proj"], fan_in_fan_out=is_transposed
         )
         report = session.analyze("intruders", [str(adapter)], base=str(tmp_path / "base"))
-        delta = delta_of(tensors, "proj", 2.0)
-        agrees(rows_of(report)["proj"], weight.T if is_transposed else weight, delta)
+        (row,) = report.table("modules").rows
+        assert row["module"] == "proj"
+        agrees(row, weight.T if is_transposed else weight, delta_of(tensors, "proj", 2.0))
+    assert report.to_json()["totals"]["cache_bytes"] > 2 * weight.nbytes  # a decomposition for each way round
 
 
 class Tiny(torch.nn.Module):

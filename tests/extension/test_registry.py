@@ -47,51 +47,35 @@ def plugin_with(hook: str, value: Any) -> SimpleNamespace:
     return SimpleNamespace(**{hook: hookimpl(implementation)})
 
 
-def only(hook: str, shelf: str, value: Any, key: str) -> None:
-    """`hook` puts `value` on `shelf`, and what is none of its kind is refused by name."""
+COMMAND = CommandSpec("probe", "It probes.", run=lambda *_: None)  # type: ignore[arg-type,return-value]
+
+
+HOOKS: dict[str, tuple[str, Any]] = {
+    "lora_lab_adapter_formats": ("formats", Probe()),
+    "lora_lab_analyses": ("analyses", Probe()),
+    "lora_lab_merge_methods": ("methods", Probe()),
+    "lora_lab_swap_strategies": ("strategies", Probe()),
+    "lora_lab_exporters": ("exporters", Probe()),
+    "lora_lab_commands": ("commands", COMMAND),
+}
+
+
+@pytest.mark.parametrize("hook", list(HOOKS))
+def test_each_hook_has_its_shelf(hook: str) -> None:
+    """What a plugin gives arrives there under its own name, and what is none of its kind is refused by name."""
+    shelf, value = HOOKS[hook]
     registry = load_registry({"one": plugin_with(hook, value)}, load_plugins=False)
-    assert getattr(registry, shelf) == {key: value}
-    assert registry.owner_of(shelf, key) == "one"
+    assert getattr(registry, shelf) == {"probe": value}
+    assert registry.owner_of(shelf, "probe") == "one"
     refused = load_registry({"two": plugin_with(hook, object())}, load_plugins=False)
     assert getattr(refused, shelf) == {}
     assert refused.plugins[0].state is PluginState.FAILED
     assert hook in refused.plugins[0].errors[0]
 
 
-def test_hook_lora_lab_adapter_formats() -> None:
-    """A format reaches the shelf of formats."""
-    only("lora_lab_adapter_formats", "formats", Probe(), "probe")
-
-
-def test_hook_lora_lab_analyses() -> None:
-    """An analysis reaches the shelf of analyses."""
-    only("lora_lab_analyses", "analyses", Probe(), "probe")
-
-
-def test_hook_lora_lab_merge_methods() -> None:
-    """A method reaches the shelf of methods."""
-    only("lora_lab_merge_methods", "methods", Probe(), "probe")
-
-
-def test_hook_lora_lab_swap_strategies() -> None:
-    """A strategy reaches the shelf of strategies."""
-    only("lora_lab_swap_strategies", "strategies", Probe(), "probe")
-
-
-def test_hook_lora_lab_exporters() -> None:
-    """An exporter reaches the shelf of exporters."""
-    only("lora_lab_exporters", "exporters", Probe(), "probe")
-
-
-def test_hook_lora_lab_commands() -> None:
-    """A command reaches the shelf of commands."""
-    only("lora_lab_commands", "commands", CommandSpec("probe", "It probes.", run=lambda *_: None), "probe")  # type: ignore[arg-type,return-value]
-
-
-def test_every_hook_has_a_test_of_its_own() -> None:
+def test_every_hook_is_tested() -> None:
     """A hook that is added without a test is noticed."""
-    specified = {name for name in vars(hooks) if name.startswith("lora_lab_")}
-    assert specified == {name.removeprefix("test_hook_") for name in globals() if name.startswith("test_hook_")}
+    assert {name for name in vars(hooks) if name.startswith("lora_lab_")} == HOOKS.keys()
 
 
 def test_duplicates_name_both_owners() -> None:

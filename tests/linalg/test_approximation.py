@@ -57,7 +57,7 @@ def in_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(approximation, "_SMALL_ENTRIES", 0)
 
 
-def held_to_the_optimum(
+def assert_optimal(
     matrix: torch.Tensor, found: approximation.Approximation, rank: int, values: torch.Tensor | None = None
 ) -> None:
     """The error is that of the factors, at most 1 % and the stated bound above the optimum; U, V orthonormal."""
@@ -79,7 +79,7 @@ def held_to_the_optimum(
 def test_within_a_hundredth_of_the_optimum(values: torch.Tensor, shape: tuple[int, int], rank: int) -> None:
     """For decaying spectra and for flat ones."""
     matrix = with_spectrum(*shape, values)
-    held_to_the_optimum(matrix, low_rank_approximation(blocks(matrix), rank=rank), rank, values)
+    assert_optimal(matrix, low_rank_approximation(blocks(matrix), rank=rank), rank, values)
 
 
 @pytest.mark.usefixtures("in_passes")
@@ -89,7 +89,7 @@ def test_noise_and_noise_with_a_signal(shape: tuple[int, int], seed: int) -> Non
     """The Gaussian's edge, and what training leaves: some directions above a bulk."""
     bulk = noise(*shape)
     for matrix in (bulk, bulk + with_spectrum(*shape, torch.linspace(200, 50, 8))):
-        held_to_the_optimum(matrix, low_rank_approximation(blocks(matrix), rank=12, seed=seed), 12)
+        assert_optimal(matrix, low_rank_approximation(blocks(matrix), rank=12, seed=seed), 12)
 
 
 @pytest.mark.usefixtures("way")
@@ -130,7 +130,7 @@ def test_an_energy_has_a_most() -> None:
     """With a rank besides, no more than that."""
     matrix = with_spectrum(260, 240, SPECTRA["flat"])
     found = low_rank_approximation(blocks(matrix), rank=20, energy=0.9)
-    held_to_the_optimum(matrix, found, 20, SPECTRA["flat"])
+    assert_optimal(matrix, found, 20, SPECTRA["flat"])
 
 
 @pytest.mark.usefixtures("in_passes")
@@ -139,7 +139,7 @@ def test_an_energy_has_a_most() -> None:
 def test_any_shape(rows: int, columns: int, rank: int, seed: int) -> None:
     """Down to single rows and columns, and ranks beyond the sides."""
     matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    held_to_the_optimum(matrix, low_rank_approximation(blocks(matrix), rank=rank), min(rank, rows, columns))
+    assert_optimal(matrix, low_rank_approximation(blocks(matrix), rank=rank), min(rank, rows, columns))
 
 
 @pytest.mark.usefixtures("in_passes")

@@ -70,8 +70,8 @@ def test_measures() -> None:
 
 @given(st.text(max_size=40))
 def test_any_text_is_a_filter(typed: str) -> None:
-    """Nothing a person types is an error."""
-    kept(typed)
+    """Nothing a person types is an error, and one more word keeps those of the rows that it alone keeps."""
+    assert kept(f"{typed} chat") == [name for name in kept(typed) if name in kept("chat")]
 
 
 def test_sort_puts_missing_values_last_both_ways() -> None:
