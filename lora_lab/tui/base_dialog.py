@@ -118,6 +118,14 @@ def _is_same(one: str, other: str) -> bool:
     return os.path.abspath(one) == os.path.abspath(other)  # noqa: PTH100 - as typed, not where a link leads
 
 
+def _is_of_the_hub(base_model: str | None) -> bool:
+    """Whether what an adapter names can be asked for there."""
+    try:
+        return base_model is not None and not parse(base_model).is_local
+    except LoraLabError:
+        return False
+
+
 class BaseList(Options):
     """Bases that are here."""
 
@@ -166,6 +174,8 @@ class BaseDialog(LocatorDialog):
         self._base_model = base_model
         self._current = current
         self._open_base = open_base
+        is_here = any(choice.is_named for choice in self._choices)
+        self._on_the_hub = "" if is_here or not _is_of_the_hub(base_model) else base_model or ""
         self._stop: threading.Event | None = None
 
     def compose_dialog(self) -> ComposeResult:
@@ -176,13 +186,14 @@ class BaseDialog(LocatorDialog):
         with box:
             yield Static(self._said(), id="base-said")
             yield BaseList(*(self._option(number, choice) for number, choice in enumerate(self._choices)))
-            yield Input(placeholder="a folder, a config.json, or org/name on the Hub")
+            yield Input(self._on_the_hub, placeholder="a folder, a config.json, or org/name on the Hub")
             yield Static("", classes="dialog--reason")
 
     def _said(self) -> Content:
         name = safe_text(self._base_model, limit=120) if self._base_model else ""
         trained = f"It was trained on {name}." if name else "It does not say which model it was trained on."
-        here = "" if self._choices else " The library holds no base model: type where it is."
+        asked = "⏎ takes it from the Hub, or type where it is" if self._on_the_hub else "type where it is"
+        here = "" if self._choices else f" The library holds no base model: {asked}."
         if self._choices and not any(choice.is_named for choice in self._choices):
             here = " None of these has that name." if name else ""
         return Content(trained + here)

@@ -280,6 +280,12 @@ async def test_a_typed_base_is_looked_at_first(small: Adapter, monkeypatch: pyte
         assert not dialog.query_one(OptionList).display
         field = dialog.query_one(Input)
         assert field.has_focus
+        assert field.value == "Qwen/Qwen2.5-0.5B"  # what the adapter names is one key away, and a question
+        assert "⏎ takes it from the Hub" in opened.words()
+        await opened.press("enter")
+        assert isinstance(opened.app.screen, Confirm)
+        await opened.press("n")
+        field.value = ""
         await opened.press("enter")
         assert "Type a path" in opened.text()
         field.value = "/nowhere"
