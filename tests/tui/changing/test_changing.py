@@ -117,6 +117,16 @@ async def test_a_refusal_stands_where_the_plan_would(here: Path) -> None:
     assert not (here / "out").exists()
 
 
+async def test_a_plan_says_that_the_base_goes_by_another_name(here: Path, size: tuple[int, int]) -> None:
+    """In the sentence that the command line has for it."""
+    (here / "base" / "config.json").write_text('{"_name_or_path": "org/other"}')
+    write_adapter(here / "one", base_model_name_or_path="org/first")
+    async with opened("one", size) as (_, pilot, form):
+        fill(form, base="base", output="out")
+        await until(pilot, lambda: form.plan is not None, turns=TURNS)
+        assert "'one' was trained on 'org/first', and this base is called 'org/other'" in " ".join(said(form).split())
+
+
 async def test_a_plan_that_was_cancelled_says_so(here: Path) -> None:
     """Nobody waits for what will not come, and the next key asks again."""
     app = LoraLabApp({"state": False, "cache": False}, ["."], jobs=FakeJobs)  # type: ignore[arg-type]
