@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from lora_lab.analyses.summaries import summarised
 from lora_lab.domain.report import Finding
 
 _STAT: Final = Path("/proc/stat")
@@ -71,7 +72,7 @@ def findings_of(disturbance: Disturbance, noise: dict[str, float]) -> tuple[Find
     loud = [name for name, share in noise.items() if share > MOST_NOISE]
     if loud:
         worst = max(loud, key=noise.__getitem__)
-        found.append(f"half of the runs of {', '.join(loud)} spread over more, up to {noise[worst]:.0%} of the median")
+        found.append(f"half of the runs of {summarised(loud)} spread over up to {noise[worst]:.0%} of their median")
     if not found:
         return ()
     sentence = "; ".join(found)

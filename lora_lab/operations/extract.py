@@ -282,10 +282,9 @@ def _findings(found: Extraction, base: Base, options: ExtractOptions) -> Iterato
         shown = summarised(f"{quoted(name)} ({why})" for name, why in found.division.left.items())
         yield Finding("not_extractable", f"Neither factors nor modules_to_save can carry: {shown}.")
     if found.division.resized:
-        yield Finding(
-            "vocabulary_resized",
-            f"The base has to be resized before the adapter is loaded: {summarised(found.division.resized)}.",
-        )
+        is_along = options.saves_others
+        what = "has to be resized before the adapter is loaded" if is_along else "keeps its size, without the new rows"
+        yield Finding("vocabulary_resized", f"The base {what}: {summarised(found.division.resized)}.")
     if found.capped:
         yield Finding(
             "energy_not_reached",

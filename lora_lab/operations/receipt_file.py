@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.domain.dtypes import DType
-from lora_lab.errors import FileFormatError, quoted
+from lora_lab.errors import FileFormatError, MissingFileError, quoted
 from lora_lab.operations.options import MergeOptions, SavedModules
 from lora_lab.operations.receipt import RECEIPT
 from lora_lab.storage.files import inside, read_json
@@ -72,7 +72,12 @@ def read_receipt(path: str | Path) -> ReceiptFile:
     MissingFileError
         nothing is there.
     """
-    document = read_json(path, limit_bytes=_LIMIT_BYTES)
+    try:
+        document = read_json(path, limit_bytes=_LIMIT_BYTES)
+    except MissingFileError as error:
+        raise MissingFileError(
+            error.message, hint=f"Give a {RECEIPT} of this machine, or the folder that it lies in."
+        ) from None
     if not isinstance(document, dict) or "operation" not in document or "outputs" not in document:
         raise FileFormatError(
             f"{quoted(path)} is no receipt: it has no operation or no outputs.",

@@ -208,6 +208,7 @@ def test_a_dry_run_writes_nothing(here: Path, arguments: tuple[str, ...], capsys
         (("verify", "out", "--adapter", "one"), "no base to add them to"),
         (("swap", "out", "--from", "one", "--to", "two", "--write-undo", "u", "-o", "x"), "base's bits are known"),
         (("replay", "base/config.json", "-o", "x"), "is no receipt"),
+        (("replay", "org/name", "-o", "x"), "Give a lora_lab_receipt.json of this machine"),
     ],
 )
 def test_refusals_are_one_sentence(

@@ -228,6 +228,9 @@ def test_a_resized_vocabulary_is_told_apart(tmp_path: Path, pair: Any) -> None:
     whole = load_file(tmp_path / "out" / "adapter_model.safetensors")["base_model.model.model.embed_tokens.weight"]
     assert torch.equal(whole, after["model.embed_tokens.weight"])
     assert "model.embed_tokens" not in [row["module"] for row in report.table("modules").rows]
+    less = Session().extract(*places, output=tmp_path / "less", rank=4)
+    said = next(finding.message for finding in less.findings if finding.code == "vocabulary_resized")
+    assert "keeps its size, without the new rows" in said
 
 
 def test_what_did_not_change_is_skipped_by_name(tmp_path: Path, pair: Any) -> None:
