@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from lora_lab.domain.adapter import Adapter, Delta, DeltaKind
-from lora_lab.domain.dtypes import DType
+from lora_lab.domain.dtypes import PLAIN_FLOATS
 from lora_lab.domain.matching import match_modules
 from lora_lab.domain.modules import layer_of, projection_of
 from lora_lab.errors import CompatibilityError
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from lora_lab.domain.tensors import TensorRef
 
 _WEIGHT: Final = ".weight"
-_PLAIN: Final = frozenset({DType.F64, DType.F32, DType.F16, DType.BF16})
 # Names, besides those with "embed" in them, under which models keep one row for each token or position.
 _VOCABULARY: Final = frozenset({"wte", "wpe", "lm_head", "output", "proj_out", "decoder", "shared"})
 _EXPERTS: Final = ("expert", "moe")
@@ -101,7 +100,7 @@ def _as_adapter(finetuned: Base) -> Adapter:
 
 
 def _place(pairs: Pairs, module: str, before: TensorRef, after: TensorRef) -> None:
-    if before.dtype not in _PLAIN or after.dtype not in _PLAIN:
+    if before.dtype not in PLAIN_FLOATS or after.dtype not in PLAIN_FLOATS:
         pairs.unreadable.append(f"{module} ({before.dtype} and {after.dtype})")
         return
     if before.shape != after.shape:

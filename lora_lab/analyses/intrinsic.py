@@ -12,7 +12,7 @@ from lora_lab.analyses.watching import watched
 from lora_lab.domain.base import Base
 from lora_lab.domain.modules import select_modules
 from lora_lab.domain.progress import stop_if_cancelled
-from lora_lab.domain.quantised import quantisation_of
+from lora_lab.domain.quantised import require_plain
 from lora_lab.domain.report import Finding, Report, Scalars, Table
 from lora_lab.errors import AdapterError, CompatibilityError, LoraLabError, quoted
 from lora_lab.extension.contracts import Need
@@ -109,17 +109,7 @@ def _checkpoint(subject: object) -> Base:
             f"{name} is an adapter, expected two full checkpoints.",
             hint="The update of an adapter is shown by: lora-lab spectrum SRC",
         )
-    if not subject.tensors:
-        raise CompatibilityError(
-            f"{quoted(subject.name)} is a configuration without weights, expected a full checkpoint.",
-            hint="Give the folder that holds its weights.",
-        )
-    how = quantisation_of(subject)
-    if how:
-        raise CompatibilityError(
-            f"{quoted(subject.name)} is quantised ({how}), expected plain floating-point weights.",
-            hint="Give the checkpoint that it was made from, or dequantise it first.",
-        )
+    require_plain(subject, hint="Give the checkpoint that it was made from, or dequantise it first.")
     return subject
 
 

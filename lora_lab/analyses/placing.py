@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_lab.analyses.scope import adapter_for_base, base_of, change_findings, is_moved, selected
 from lora_lab.analyses.trained_on import base_name_findings
 from lora_lab.domain.adapter import DeltaKind
-from lora_lab.domain.dtypes import DType
+from lora_lab.domain.dtypes import PLAIN_FLOATS
 from lora_lab.domain.matching import match_modules
 from lora_lab.domain.report import Column, ColumnKind, Finding, Scalars
 from lora_lab.errors import CompatibilityError, quoted
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from lora_lab.domain.base import Base
     from lora_lab.domain.tensors import TensorRef
     from lora_lab.extension.contracts import AnalysisContext, Factors
-
-_PLAIN: Final = frozenset({DType.F64, DType.F32, DType.F16, DType.BF16})
 
 
 _WHOLE: Final = (
@@ -119,7 +117,7 @@ class Placing:
             alike = self._match.unmatched.get(module, ())
             meant = f"; spelt alike: {quoted(alike[0])}" if alike else ""
             return Finding("unmatched", f"The base has no weight for {quoted(module)}{meant}: it is left out.", module)
-        if ref.dtype not in _PLAIN:
+        if ref.dtype not in PLAIN_FLOATS:
             return Finding(
                 "quantised_base",
                 f"The weight {quoted(ref.name)} is stored as {ref.dtype.value}, expected F64, F32, F16 or BF16: "

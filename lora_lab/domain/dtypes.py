@@ -46,6 +46,8 @@ class DType(StrEnum):
         return self in _FACTOR_TYPES
 
 
+# Types in which a weight can be summed and stored again.
+PLAIN_FLOATS: Final = frozenset({DType.F16, DType.BF16, DType.F32, DType.F64})
 BITS: Final[dict[DType, int]] = {
     DType.F4: 4,
     DType.F6_E2M3: 6,

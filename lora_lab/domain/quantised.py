@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.domain.dtypes import DType
+from lora_lab.errors import CompatibilityError, quoted
 
 if TYPE_CHECKING:
     from lora_lab.domain.base import Base
@@ -38,3 +39,29 @@ def quantisation_of(base: Base) -> str:
         named = f"quant_method {method}" if isinstance(method, str) else "a quantization_config"
         return f"{named}, {stored}" if stored else named
     return stored
+
+
+def require_plain(base: Base, *, hint: str, why: str = "") -> None:
+    """Refuse a model of which there are no plain weights to compute with.
+
+    Parameters
+    ----------
+    hint : what to do instead of giving a quantised one
+    why : plain weights are expected
+
+    Raises
+    ------
+    CompatibilityError
+        it is a configuration alone, or quantised.
+    """
+    if not base.tensors:
+        raise CompatibilityError(
+            f"{quoted(base.name)} is a configuration without weights, expected a model with weights.",
+            hint="Give the folder that holds them.",
+        )
+    how = quantisation_of(base)
+    if how:
+        reason = f": {why}" if why else ""
+        raise CompatibilityError(
+            f"{quoted(base.name)} is quantised ({how}), expected plain weights{reason}.", hint=hint
+        )

@@ -8,14 +8,14 @@ W − U_r S_r V_rᵀ, so that against W its change is scaling·B·A − U_r S_r 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from lora_lab.analyses.effective import moved_factors
 from lora_lab.analyses.scope import is_moved
 from lora_lab.analyses.trained_on import base_name_findings
-from lora_lab.domain.dtypes import DType
+from lora_lab.domain.dtypes import PLAIN_FLOATS
 from lora_lab.domain.matching import match_modules
-from lora_lab.domain.quantised import quantisation_of
+from lora_lab.domain.quantised import require_plain
 from lora_lab.domain.report import Finding
 from lora_lab.errors import CompatibilityError, quoted
 from lora_lab.extension.changes import Change
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from lora_lab.operations.combine_options import CombineOptions
     from lora_lab.operations.joining import Joint
 
-_PLAIN: Final = (DType.F64, DType.F32, DType.F16, DType.BF16)
-
 
 class Behind:
     """Makes the true changes of some adapters out of their base.
@@ -58,12 +56,12 @@ class Behind:
         needing = [place for place, adapter in enumerate(adapters) if place in self._moved or _is_dora(adapter.deltas)]
         self.findings = list(_findings(base, [adapters[place] for place in needing]))
         if needing:
-            _require_plain(base)
+            require_plain(base, hint="Give the model that it was made from.")
         for place in needing:
             match = match_modules(adapters[place], base)
             for delta in (joint.delta_of(place) for joint in joints if place in joint.places):
                 ref = match.weights.get(delta.module)
-                if ref is None or ref.dtype not in _PLAIN:
+                if ref is None or ref.dtype not in PLAIN_FLOATS:
                     raise _no_weight(adapters[place], base, delta, ref)
                 self._weights[place, delta.module] = ref
 
@@ -121,19 +119,6 @@ def weights_behind(base: Base, adapters: Sequence[Adapter], options: CombineOpti
 
 def _is_dora(deltas: Sequence[Delta]) -> bool:
     return any(delta.magnitude is not None for delta in deltas)
-
-
-def _require_plain(base: Base) -> None:
-    if not base.tensors:
-        raise CompatibilityError(
-            f"{quoted(base.name)} is a configuration without weights, expected a base model.", hint="Give its folder."
-        )
-    how = quantisation_of(base)
-    if how:
-        raise CompatibilityError(
-            f"{quoted(base.name)} is quantised ({how}), expected plain weights.",
-            hint="Give the model that it was made from.",
-        )
 
 
 def _no_weight(adapter: Adapter, base: Base, delta: Delta, ref: TensorRef | None) -> CompatibilityError:

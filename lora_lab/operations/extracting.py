@@ -9,7 +9,7 @@ from lora_lab.analyses.checkpoint_pairs import Other, pair_checkpoints
 from lora_lab.domain.adapter import DeltaKind
 from lora_lab.domain.architectures import architecture_of
 from lora_lab.domain.modules import natural_key, projection_of, select_modules
-from lora_lab.domain.quantised import quantisation_of
+from lora_lab.domain.quantised import require_plain
 from lora_lab.domain.sheet import WeightKind
 from lora_lab.errors import CompatibilityError, LoraLabError, quoted
 from lora_lab.operations.parameter_files import FUSED
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _WEIGHT: Final = ".weight"
 _BIAS: Final = ".bias"
+_BEFORE: Final = "Give the checkpoint that it was made from, or dequantise it first."
 _BARE: Final = "a parameter that no module of its own holds"
 # Names under which models keep a table that is looked up, besides those with "embed" in them.
 _TABLES: Final = frozenset({"wte", "wpe", "shared"})
@@ -88,7 +89,7 @@ def divide(base: Base, finetuned: Base, globs: Sequence[str] = ()) -> Division:
         no matrix matches the globs.
     """
     for model in (base, finetuned):
-        _require_plain(model)
+        require_plain(model, hint=_BEFORE)
     pairs = pair_checkpoints(base, finetuned)
     if not pairs.matrices:
         raise CompatibilityError(
@@ -112,20 +113,6 @@ def divide(base: Base, finetuned: Base, globs: Sequence[str] = ()) -> Division:
     division.is_fan_in_fan_out = True in transposed
     division.pieces.sort(key=lambda piece: natural_key(piece.module))
     return division
-
-
-def _require_plain(model: Base) -> None:
-    if not model.tensors:
-        raise CompatibilityError(
-            f"{quoted(model.name)} is a configuration without weights, expected a full checkpoint.",
-            hint="Give the folder that holds its weights.",
-        )
-    how = quantisation_of(model)
-    if how:
-        raise CompatibilityError(
-            f"{quoted(model.name)} is quantised ({how}), expected plain floating-point weights.",
-            hint="Give the checkpoint that it was made from, or dequantise it first.",
-        )
 
 
 def _chosen(pairs: Pairs, globs: Sequence[str]) -> set[str]:

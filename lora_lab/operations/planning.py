@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 from lora_lab.analyses.scope import refuse, selected
 from lora_lab.domain.adapter import DeltaKind, SavedRole
-from lora_lab.domain.dtypes import DType
+from lora_lab.domain.dtypes import PLAIN_FLOATS
 from lora_lab.domain.matching import is_tied, match_modules
 from lora_lab.domain.plan import Part
-from lora_lab.domain.quantised import quantisation_of
+from lora_lab.domain.quantised import require_plain
 from lora_lab.domain.report import Finding
 from lora_lab.errors import CompatibilityError, quoted
 from lora_lab.operations.options import SavedModules
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from lora_lab.domain.tensors import TensorRef
     from lora_lab.operations.options import MergeOptions
 
-_SUMMED: Final = (DType.F16, DType.BF16, DType.F32, DType.F64)
 _SHOWN: Final = 5
 OUTPUT_LAYER: Final = "lm_head.weight"  # as transformers calls the output layer of every model that ties it
 _EMBEDDINGS: Final = ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "shared")
@@ -62,16 +61,11 @@ def changes_of(adapters: Sequence[Adapter], base: Base, options: MergeOptions) -
         a module has no place or another shape, the base is quantised, an adapter does what no weight can stand for, or
         two adapters bring the same whole module.
     """
-    if not base.tensors:
-        raise CompatibilityError(
-            f"{quoted(base.name)} is a configuration without weights, expected a base model.", hint="Give its folder."
-        )
-    quantised = quantisation_of(base)
-    if quantised:
-        raise CompatibilityError(
-            f"{quoted(base.name)} is quantised ({quantised}), expected plain weights: nothing is added into codes.",
-            hint="Merge into the model before it was quantised, then quantise the result.",
-        )
+    require_plain(
+        base,
+        hint="Merge into the model before it was quantised, then quantise the result.",
+        why="nothing is added into codes",
+    )
     changes = Changes()
     for place, (adapter, strength) in enumerate(zip(adapters, options.strengths_for(adapters), strict=True)):
         refuse(adapter)
@@ -179,7 +173,7 @@ def _miss(
 
 
 def _require_summed(ref: TensorRef, base: Base) -> None:
-    if ref.dtype not in _SUMMED:
+    if ref.dtype not in PLAIN_FLOATS:
         raise CompatibilityError(
             f"{quoted(ref.name)} of {quoted(base.name)} has dtype {ref.dtype}, expected a float of at least 16 bits.",
             hint="Merge into a base with plain weights.",

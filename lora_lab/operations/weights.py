@@ -9,6 +9,7 @@ import torch
 
 from lora_lab.domain.adapter import DeltaKind, SavedRole
 from lora_lab.errors import AdapterError, CompatibilityError, quoted
+from lora_lab.formats.orientation import is_turned
 from lora_lab.linalg.updates import Dense, Term, Update
 
 if TYPE_CHECKING:
@@ -86,18 +87,9 @@ def _update(
 
 
 def _term(strength: float, delta: Delta, factors: Factors, reader: Reader, shape: tuple[int, int]) -> Term:
-    made = (factors.lora_B.shape[0], factors.lora_A.shape[1])
-    is_turned = factors.is_transposed
-    if delta.kind is DeltaKind.EXPERTS:
-        if shape[0] == shape[1]:
-            raise CompatibilityError(
-                f"The matrix of {quoted(delta.module)} is square, so the files do not say whether the base stores it "
-                "transposed.",
-                hint="Merge it with the library that trained it.",
-            )
-        is_turned = made == shape[::-1]
+    turned = is_turned(delta, factors, shape, hint="Merge it with the library that trained it.")
     magnitude = None if delta.magnitude is None else reader.tensor(delta.magnitude).reshape(-1)
-    if not is_turned:
+    if not turned:
         return Term(factors.lora_A, factors.lora_B, factors.scaling, strength, magnitude)
     # (B·A)ᵀ = Aᵀ·Bᵀ; DoRA's norm per output then runs down a column.
     return Term(factors.lora_B.T, factors.lora_A.T, factors.scaling, strength, magnitude, is_by_column=True)

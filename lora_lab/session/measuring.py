@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from lora_lab.domain import figures
 from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Scalars, Table
@@ -13,7 +14,7 @@ from lora_lab.session.records import Fingerprints, record_of
 from lora_lab.storage.folders import data_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from lora_lab.benchmarks.history import Entry, History
@@ -176,12 +177,10 @@ class Measuring(ABC):
             device=resolve_device(device or self.device),
             seed=self.seed,
         )
-        model = None if base is None else self.base(base)
-        report = bench_latency(model, options=options, observer=observer)
-        inputs = () if model is None else (record_of(model, fingerprints=Fingerprints(self._cache_folder)),)
         settings = {"grid": grid, "layers": layers, "rank": rank, "targets": list(targets), "repeats": repeats}
         more = {"bottleneck": bottleneck, "dtype": dtype, "seed": self.seed}
-        return self._kept(replace(report, inputs=inputs, parameters={**settings, **more}), save=save)
+        measure = partial(bench_latency, options=options, observer=observer)
+        return self._of_shapes(base, measure, {**settings, **more}, save=save)
 
     def bench_mixed(
         self,
@@ -231,11 +230,23 @@ class Measuring(ABC):
             device=resolve_device(device or self.device),
             seed=self.seed,
         )
-        model = None if base is None else self.base(base)
-        report = bench_mixed(model, options=options, observer=observer)
-        inputs = () if model is None else (record_of(model, fingerprints=Fingerprints(self._cache_folder)),)
         more = {"adapters": list(adapters), "targets": list(targets), "repeats": repeats, "seed": self.seed}
-        return self._kept(replace(report, inputs=inputs, parameters={**settings, **more}), save=save)
+        measure = partial(bench_mixed, options=options, observer=observer)
+        return self._of_shapes(base, measure, {**settings, **more}, save=save)
+
+    def _of_shapes(
+        self,
+        base: str | None,
+        measure: Callable[[Base | None], Report],
+        parameters: Mapping[str, Any],
+        *,
+        save: bool,
+    ) -> Report:
+        """Measure on the shapes of a model, which is then among the inputs, or on none."""
+        model = None if base is None else self.base(base)
+        report = measure(model)
+        inputs = () if model is None else (record_of(model, fingerprints=Fingerprints(self._cache_folder)),)
+        return self._kept(replace(report, inputs=inputs, parameters=dict(parameters)), save=save)
 
     def _strategy(self, name: str) -> SwapStrategy:
         found = self.registry.strategies.get(name)

@@ -33,17 +33,17 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict  # noqa: 
 from peft.utils.hotswap import hotswap_adapter_from_state_dict  # noqa: E402
 from torch import nn  # noqa: E402
 
+from lora_lab.benchmarks.catalogue import BUILT_IN  # noqa: E402
 from lora_lab.benchmarks.measurement import Measurement  # noqa: E402
 from lora_lab.benchmarks.rounds import Contestant, Rounds  # noqa: E402
 from lora_lab.benchmarks.spread import spread_of  # noqa: E402
-from lora_lab.benchmarks.swapping.beside import Hotswap  # noqa: E402
-from lora_lab.benchmarks.swapping.merged import FromCopy, Fused  # noqa: E402
 from lora_lab.extension.contracts import Factors, MergeContext, SwapFactors, SwapModule, SwapScene  # noqa: E402
 from lora_lab.linalg.in_place import Change, merge_all, ready  # noqa: E402
 from lora_lab.linalg.threads import in_lanes, worker_count  # noqa: E402
 from lora_lab.linalg.updates import Term, Update  # noqa: E402
 from lora_lab.methods.exact import BestRank, Concatenation  # noqa: E402
 
+STRATEGIES = {one.id: one for one in BUILT_IN}
 RANK, ALPHA = 16, 32
 SHAPES = {name.rpartition(".")[2]: shape for name, shape in SMALL.items()}
 ATTENTION = list(SHAPES)[:4]
@@ -131,7 +131,7 @@ def switching(model: Any, scenes: list[SwapScene]) -> list[Pair]:
         model.set_adapter(TASKS[1 - run % 2])
         model.merge_adapter()
 
-    fused, exact = Fused().prepare(scenes[0], 0), FromCopy().prepare(scenes[1], 0)
+    fused, exact = STRATEGIES["fused"].prepare(scenes[0], 0), STRATEGIES["from_copy"].prepare(scenes[1], 0)
     model.set_adapter(TASKS[0])
     model.merge_adapter()
     ours = [lambda run, one=one: one.swap(run % 2, 1 - run % 2) for one in (fused, exact)]
@@ -155,7 +155,7 @@ def hotswapping(model: Any, scene: SwapScene) -> Pair:
         {name.replace(".weight", f".{TASKS[0]}.weight"): one.clone() for name, one in state.items()} for state in states
     ]
     config = model.peft_config[TASKS[0]]
-    slots = Hotswap().prepare(scene, 0)
+    slots = STRATEGIES["hotswap"].prepare(scene, 0)
 
     def peft(run: int) -> None:
         hotswap_adapter_from_state_dict(model, dict(states[1 - run % 2]), adapter_name=TASKS[0], config=config)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from lora_lab.benchmarks.latency.adapters import blocks_of, twin_of, update_of
+from lora_lab.benchmarks.latency.adapters import LoraLinear, blocks_of, twin_of, update_of
 from lora_lab.linalg.device_swap import Swaps
 from lora_lab.linalg.in_place import Change, Ready, merge_all, ready
 
@@ -26,17 +26,12 @@ if TYPE_CHECKING:
     Factors = list[dict[str, Pair]]
 
 
-class GroupedLinear(nn.Module):
+class GroupedLinear(LoraLinear):
     """A linear layer with the factors of several adapters beside it, of which each has an equal share of the rows.
 
     lora_A : (adapters, r, in)
     lora_B : (adapters, out, r)
     """
-
-    def __init__(self, linear: nn.Linear, lora_A: torch.Tensor, lora_B: torch.Tensor) -> None:
-        super().__init__()
-        self.linear = linear
-        self.lora_A, self.lora_B = lora_A, lora_B
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, length, in) to (batch, length, out); rows of one adapter together, in the order of adapters."""

@@ -7,27 +7,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from lora_lab.extension.contracts import SwapFactors, Swapper, SwapScene
+    from lora_lab.extension.contracts import SwapFactors, SwapScene
 
 
-class Hotswap:
+class Slots:
     """Copy the new factors over the old ones, in place: no address changes, so nothing is compiled or captured anew.
 
-    A slot is as large as the largest rank that takes it; the rows that a smaller one leaves are zero.
+    Every module has slots, each part of each adapter having its own number. One is as large as the largest rank that
+    takes it; the rows that a smaller one leaves are zero.
     """
-
-    id = "hotswap"
-    title = "Hot swap"
-    summary = "Replaces unmerged factors in place; every token then pays for them."
-    is_exact = True
-
-    def prepare(self, scene: SwapScene, first: int) -> Swapper:
-        """Make slots."""
-        return _Slots(scene, first)
-
-
-class _Slots:
-    """Slots of every module, each part of each adapter having its own number."""
 
     def __init__(self, scene: SwapScene, first: int) -> None:
         self.scene = scene

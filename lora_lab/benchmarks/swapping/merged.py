@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from lora_lab.extension.contracts import SwapFactors, Swapper, SwapScene
+    from lora_lab.extension.contracts import SwapFactors, SwapScene
     from lora_lab.linalg.in_place import Ready
     from lora_lab.linalg.updates import Term
 
@@ -57,8 +57,8 @@ class Merged:
         return sum(factor_bytes(module.adapters[number]) for module in self.scene.modules for number in numbers)
 
 
-class _Reloading(Merged):
-    """The base's weights are read again."""
+class Reloading(Merged):
+    """The base's weights are read from their files again: W ← round(W_file + ΔB)."""
 
     def moved_bytes(self, old: int, new: int) -> int:
         """The files' bytes are read and written, and then those of the weights once more."""
@@ -83,21 +83,8 @@ class _Reloading(Merged):
         in_lanes(read, range(len(self.scene.modules)), worker_count())
 
 
-class Reload:
-    """Read the base's weights from their files again and merge: W ← round(W_file + ΔB)."""
-
-    id = "reload"
-    title = "Reload"
-    summary = "Reads the base from its files again, from the page cache where it is there, and merges."
-    is_exact = True
-
-    def prepare(self, scene: SwapScene, first: int) -> Swapper:
-        """Keep nothing."""
-        return _Reloading(scene, first)
-
-
-class _Copying(Merged):
-    """The base's weights are kept."""
+class Copying(Merged):
+    """The base's weights are kept, for twice the memory: W′ ← round(W_kept + ΔB)."""
 
     def __init__(self, scene: SwapScene, first: int) -> None:
         self._kept = [module.weight.clone() for module in scene.modules]
@@ -125,21 +112,8 @@ class _Copying(Merged):
             module.weight.copy_(kept)
 
 
-class FromCopy:
-    """Merge into a kept copy of the base: W′ ← round(W_kept + ΔB), exact, for twice the memory."""
-
-    id = "from_copy"
-    title = "From a kept copy"
-    summary = "Merges into a copy of the base that is kept in memory: exact, in one pass, for twice the memory."
-    is_exact = True
-
-    def prepare(self, scene: SwapScene, first: int) -> Swapper:
-        """Keep a copy of every weight."""
-        return _Copying(scene, first)
-
-
-class _Subtracting(Merged):
-    """ΔA is subtracted: the base's bits are not known."""
+class Subtracting(Merged):
+    """ΔA is subtracted, the base's bits not being known: round(round(W′ − ΔA) + ΔB), in one pass or two."""
 
     def __init__(self, scene: SwapScene, first: int, *, is_fused: bool) -> None:
         from lora_lab.linalg.device_swap import Swaps
@@ -170,32 +144,6 @@ class _Subtracting(Merged):
     def restore(self, old: int) -> None:
         """Subtract."""
         self._change(old, None)
-
-
-class Fused:
-    """Take one adapter out and put the other in while a weight passes by: round(round(W′ − ΔA) + ΔB)."""
-
-    id = "fused"
-    title = "Fused"
-    summary = "Subtracts one adapter and adds the other in one pass; keeps nothing, promises no bits."
-    is_exact = False
-
-    def prepare(self, scene: SwapScene, first: int) -> Swapper:
-        """Keep nothing but factors."""
-        return _Subtracting(scene, first, is_fused=True)
-
-
-class UnmergeMerge:
-    """Unmerge everything, then merge everything: two passes, the same bits as :class:`Fused`."""
-
-    id = "unmerge_merge"
-    title = "Unmerge, then merge"
-    summary = "Subtracts one adapter in a first pass over all weights and adds the other in a second."
-    is_exact = False
-
-    def prepare(self, scene: SwapScene, first: int) -> Swapper:
-        """Keep nothing but factors."""
-        return _Subtracting(scene, first, is_fused=False)
 
 
 def require_no_dora(scene: SwapScene) -> None:

@@ -13,31 +13,18 @@ if TYPE_CHECKING:
 
     import torch
 
-    from lora_lab.extension.contracts import Swapper, SwapScene
+    from lora_lab.extension.contracts import SwapScene
     from lora_lab.linalg.kept_residuals import KeptResidual
 
 # Elements of a block on a device that is no processor: its float64 sums take 128 MiB.
 _DEVICE_ELEMENTS: Final = 1 << 24
 
 
-class Undo:
+class Undoing(Merged):
     """Subtract, correct by the kept residual, merge: W = round(W′ − ΔA) + residual, then round(W + ΔB), in one pass.
 
-    What is kept of each adapter is what its undo file holds, see :mod:`lora_lab.linalg.residuals`.
+    What is kept of each adapter and block of rows is what its undo file holds, see :mod:`lora_lab.linalg.residuals`.
     """
-
-    id = "undo"
-    title = "Exact residual"
-    summary = "Restores the base by the kept residual of the old adapter and merges the new one, in one pass: exact."
-    is_exact = True
-
-    def prepare(self, scene: SwapScene, first: int) -> Swapper:
-        """Keep a residual for every adapter."""
-        return _Undoing(scene, first)
-
-
-class _Undoing(Merged):
-    """A residual is kept for every adapter and block of rows."""
 
     def __init__(self, scene: SwapScene, first: int) -> None:
         from lora_lab.linalg.device import has_float64

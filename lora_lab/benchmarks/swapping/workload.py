@@ -13,12 +13,13 @@ import torch
 
 from lora_lab.analyses.scope import outside_findings, refuse, selected
 from lora_lab.domain.adapter import DeltaKind
-from lora_lab.domain.dtypes import DType
+from lora_lab.domain.dtypes import PLAIN_FLOATS
 from lora_lab.domain.matching import match_modules
-from lora_lab.domain.quantised import quantisation_of
+from lora_lab.domain.quantised import require_plain
 from lora_lab.domain.report import Finding
 from lora_lab.errors import CompatibilityError, quoted
 from lora_lab.extension.contracts import SwapFactors, SwapModule, SwapScene
+from lora_lab.formats.orientation import is_turned
 from lora_lab.storage.files import opened, require_unchanged, stamp_of
 from lora_lab.storage.rows import read_rows
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from lora_lab.domain.tensors import FileStamp, TensorRef
     from lora_lab.extension.contracts import Factors, Reader
 
-_SUMMED: Final = (DType.F16, DType.BF16, DType.F32, DType.F64)
 # Told by `inspect`; DoRA's magnitudes are honoured here.
 _HONOURED: Final = ("dora",)
 
@@ -65,7 +65,7 @@ class Workload:
     """
 
     def __init__(self, adapters: Sequence[Adapter], base: Base, reader: Reader, modules: Sequence[str] = ()) -> None:
-        _require_plain(base)
+        require_plain(base, hint="Measure on the model before it was quantised.", why="nothing is merged into codes")
         self.names = tuple(adapter.name for adapter in adapters)
         self.findings = tuple(_findings(adapters))
         found: dict[str, Place] = {}
@@ -156,19 +156,6 @@ def factor_bytes(parts: Sequence[SwapFactors]) -> int:
     )
 
 
-def _require_plain(base: Base) -> None:
-    if not base.tensors:
-        raise CompatibilityError(
-            f"{quoted(base.name)} is a configuration without weights, expected a base model.", hint="Give its folder."
-        )
-    quantised = quantisation_of(base)
-    if quantised:
-        raise CompatibilityError(
-            f"{quoted(base.name)} is quantised ({quantised}), expected plain weights: nothing is merged into codes.",
-            hint="Measure on the model before it was quantised.",
-        )
-
-
 def _require_placed(adapter: Adapter, base: Base, chosen: Sequence[Delta], weights: object) -> None:
     assert isinstance(weights, dict)
     lost = [delta.module for delta in chosen if delta.module not in weights]
@@ -181,7 +168,7 @@ def _require_placed(adapter: Adapter, base: Base, chosen: Sequence[Delta], weigh
         )
     for delta in chosen:
         ref = weights[delta.module]
-        if ref.dtype not in _SUMMED:
+        if ref.dtype not in PLAIN_FLOATS:
             raise CompatibilityError(
                 f"{quoted(ref.name)} of {quoted(base.name)} has dtype {ref.dtype}, expected a float of at least 16 "
                 "bits.",
@@ -200,18 +187,9 @@ def _place(delta: Delta, ref: TensorRef) -> Place:
 
 def _oriented(delta: Delta, factors: Factors, reader: Reader, shape: tuple[int, int]) -> SwapFactors:
     """Factors whose product has the weight's own orientation."""
-    made = (factors.lora_B.shape[0], factors.lora_A.shape[1])
-    is_turned = factors.is_transposed
-    if delta.kind is DeltaKind.EXPERTS:
-        if shape[0] == shape[1]:
-            raise CompatibilityError(
-                f"The matrix of {quoted(delta.module)} is square, so the files do not say whether the base stores it "
-                "transposed.",
-                hint="Leave it out with --module.",
-            )
-        is_turned = made == shape[::-1]
+    turned = is_turned(delta, factors, shape, hint="Leave it out with --module.")
     magnitude = None if delta.magnitude is None else reader.tensor(delta.magnitude).reshape(-1)
-    if not is_turned:
+    if not turned:
         return SwapFactors(factors.lora_A, factors.lora_B, factors.scaling, magnitude)
     # (B·A)ᵀ = Aᵀ·Bᵀ; DoRA's norm per output then runs down a column.
     turned_A, turned_B = factors.lora_B.T.contiguous(), factors.lora_A.T.contiguous()
