@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from lora_lab.domain.adapter import Delta, DeltaKind
 from lora_lab.domain.report import Finding
 from lora_lab.errors import AdapterError, quoted
+from lora_lab.formats.peft_keys import NESTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from lora_lab.domain.tensors import TensorRef
     from lora_lab.formats.peft_config import Patterns, PeftConfig
 
-NESTED: Final = ".base_layer"
 _FUSED: Final = ("gate_up_proj", "down_proj")
 _WEIGHT: Final = "weight"
 

@@ -8,8 +8,7 @@ from lora_lab.domain.dtypes import DType
 from lora_lab.domain.modules import layer_of
 from lora_lab.domain.report import Finding
 from lora_lab.errors import quoted
-from lora_lab.formats.peft_experts import NESTED
-from lora_lab.formats.peft_keys import some
+from lora_lab.formats.peft_keys import NESTED, some
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

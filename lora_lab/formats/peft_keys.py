@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lora_lab.domain.tensors import TensorRef
 
 PREFIX: Final = "base_model.model."
+NESTED: Final = ".base_layer"  # a level for each further parameter of a module, and for what it wraps
 _ROOT: Final = "base_model.model"
 _WRAPPERS: Final = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _DDP: Final = "module."

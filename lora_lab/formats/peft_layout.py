@@ -24,7 +24,8 @@ from lora_lab.domain.adapter import Delta, DeltaKind
 from lora_lab.domain.modules import natural_key
 from lora_lab.errors import AdapterError, quoted
 from lora_lab.formats import peft_keys as names
-from lora_lab.formats.peft_experts import NESTED, expert_deltas, parameter_modules
+from lora_lab.formats.peft_experts import expert_deltas, parameter_modules
+from lora_lab.formats.peft_keys import NESTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,14 +8,13 @@ from lora_lab.domain.adapter import DeltaKind, SavedRole, SavedTensor
 from lora_lab.domain.report import Finding
 from lora_lab.errors import AdapterError, quoted
 from lora_lab.formats import peft_keys as names
-from lora_lab.formats.peft_keys import some
+from lora_lab.formats.peft_keys import NESTED, some
 
 if TYPE_CHECKING:
     from lora_lab.domain.adapter import Delta
     from lora_lab.formats.peft_config import PeftConfig
     from lora_lab.formats.peft_keys import Keys
 
-_NESTED: Final = ".base_layer"
 _BIASED_KINDS: Final = (DeltaKind.LINEAR, DeltaKind.CONV)
 _TOKENS: Final = ".token_adapter."
 _ORIGINAL: Final = ".original_module."
@@ -46,7 +45,7 @@ def saved_tensors(config: PeftConfig, keys: Keys) -> tuple[tuple[SavedTensor, ..
             continue
         plain = _without_copy(name)
         wanted = next((module for module in config.modules_to_save if f"{module}." in plain), None)
-        module, _, leaf = plain.replace(_NESTED, "").rpartition(".")
+        module, _, leaf = plain.replace(NESTED, "").rpartition(".")
         if _TOKENS in name:
             module, role = name.partition(_TOKENS)[0], SavedRole.TRAINABLE_TOKENS
         elif wanted is not None:
@@ -179,6 +178,4 @@ def _without_copy(name: str) -> str:
 
 
 def _is_embedding(name: str, module: str, keys: Keys) -> bool:
-    return (
-        module.rpartition(".")[2] in _EMBEDDING_NAMES or module in keys.of(names.EMBEDDING_A) or f"{_NESTED}." in name
-    )
+    return module.rpartition(".")[2] in _EMBEDDING_NAMES or module in keys.of(names.EMBEDDING_A) or f"{NESTED}." in name

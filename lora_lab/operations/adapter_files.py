@@ -12,9 +12,9 @@ from lora_lab.domain.adapter import DeltaKind
 from lora_lab.domain.dtypes import DType
 from lora_lab.domain.progress import stop_if_cancelled
 from lora_lab.errors import CompatibilityError, quoted
+from lora_lab.formats.peft_keys import NESTED, PREFIX
 from lora_lab.operations.execution import raw_bytes
-from lora_lab.operations.parameter_files import NESTED, packed, parameters_among, target_parameters
-from lora_lab.operations.saved_modules import PREFIX
+from lora_lab.operations.parameter_files import packed, parameters_among, target_parameters
 from lora_lab.storage.layout import Entry, header_bytes, in_aligned_order
 from lora_lab.storage.reading import torch_dtype
 

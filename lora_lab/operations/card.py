@@ -7,20 +7,20 @@ its text every word; what is made here stands between two marks, and only that i
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
 from lora_lab.domain.report import Finding
 from lora_lab.errors import FileFormatError, quoted
+from lora_lab.operations.card_body import body_of
 from lora_lab.safetext import safe_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lora_lab.domain.report import Report
     from lora_lab.domain.sharing import CardFacts
+    from lora_lab.operations.card_subject import CardSubject
 
 BEGIN: Final = "<!-- lora-lab: begin. What stands up to the end mark is made anew by each push. -->"
 END: Final = "<!-- lora-lab: end -->"
@@ -42,45 +42,6 @@ _HEADS: Final = {
     "ForQuestionAnswering": "QUESTION_ANS",
     "ForConditionalGeneration": "SEQ_2_SEQ_LM",
 }
-
-
-@dataclass(frozen=True)
-class CardSubject:
-    """What a card is about.
-
-    ``bases`` are names of the Hub, the one that is adapted or merged into first; ``receipt`` is the document as it is
-    published.
-    """
-
-    repository: str
-    is_model: bool
-    bases: tuple[str, ...] = ()
-    task: str | None = None  # as PEFT names tasks
-    licence: Mapping[str, str] = field(default_factory=dict)
-    receipt: Mapping[str, Any] | None = None
-    spectrum: Report | None = None
-    figure: str = ""  # name of the file
-    has_tokenizer: bool = False
-    format: str = "peft"
-
-    @property
-    def name(self) -> str:
-        """The repository without its owner."""
-        return self.repository.rpartition("/")[2]
-
-    @property
-    def adapters(self) -> tuple[str, ...]:
-        """What its receipt says was merged or combined."""
-        arguments = (self.receipt or {}).get("arguments", {})
-        found = arguments.get("adapters") or arguments.get("to") or []
-        return tuple(found) if isinstance(found, list) else ()
-
-    @property
-    def relation(self) -> str:
-        """What it is to its base, in the Hub's words."""
-        if not self.is_model:
-            return "adapter"
-        return "merge" if len(self.adapters) > 1 or len(self.bases) > 1 else "finetune"
 
 
 def task_of_model(configuration: Mapping[str, Any]) -> str | None:
@@ -145,8 +106,6 @@ def card_of(subject: CardSubject, present: str | None, *, place: str = "README.m
     FileFormatError
         the front matter of the card that is there is no YAML mapping.
     """
-    from lora_lab.operations.card_body import body_of
-
     body = f"{BEGIN}\n\n{body_of(subject).strip()}\n\n{END}\n"
     metadata = metadata_of(subject)
     if present is None or not present.strip():

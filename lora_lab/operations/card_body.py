@@ -14,7 +14,7 @@ from lora_lab.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from lora_lab.operations.card import CardSubject
+    from lora_lab.operations.card_subject import CardSubject
 
 _MOST_ROWS: Final = 8
 _DIGITS: Final = 12  # of a hash, enough to tell inputs apart

@@ -11,7 +11,8 @@ from lora_lab.analyses.summaries import summarised
 from lora_lab.domain.dtypes import DType
 from lora_lab.domain.modules import natural_key
 from lora_lab.errors import AdapterError, CompatibilityError, quoted
-from lora_lab.operations.parameter_files import NESTED, level_of
+from lora_lab.formats.peft_keys import NESTED
+from lora_lab.operations.nesting import level_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,39 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from lora_lab.analyses.summaries import summarised
-from lora_lab.domain.adapter import DeltaKind
 from lora_lab.errors import AdapterError, quoted
-from lora_lab.operations.saved_modules import PREFIX, canonical_name
+from lora_lab.formats.peft_keys import NESTED, PREFIX
+from lora_lab.operations.nesting import level_of, parameter_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from lora_lab.domain.adapter import Adapter, Delta
+    from lora_lab.domain.adapter import Adapter
     from lora_lab.operations.combining import Joined
 
-NESTED: Final = ".base_layer"
 FUSED: Final = ("gate_up_proj", "down_proj")  # as transformers registers them
-_WEIGHT: Final = ".weight"
-
-
-def level_of(delta: Delta) -> str:
-    """Where the file has the factors: the module's path, nesting included."""
-    name = delta.lora_A.name
-    return canonical_name(name[: name.rindex(".lora_")]).removeprefix(PREFIX)
-
-
-def parameter_of(delta: Delta, adapter: Adapter) -> str | None:
-    """Path of the parameter that `delta` is of; None of a module's factors."""
-    if delta.kind is DeltaKind.EXPERTS:
-        return delta.weight_path
-    if delta.kind is not DeltaKind.LINEAR:
-        return None
-    level = level_of(delta)
-    if level != delta.module:
-        return delta.module
-    path = f"{delta.module}{_WEIGHT}"
-    targets = adapter.configuration.get("target_parameters") or ()
-    return path if any(path == target or path.endswith(f".{target}") for target in targets) else None
 
 
 def parameters_among(modules: Iterable[Joined], adapters: Sequence[Adapter]) -> dict[str, list[Joined]]:

@@ -10,7 +10,8 @@ from lora_lab.domain.adapter import Adapter
 from lora_lab.domain.report import Finding
 from lora_lab.domain.sharing import Origin
 from lora_lab.errors import CompatibilityError, LoraLabError, quoted
-from lora_lab.operations.card import CardSubject, card_of, inherited_licence, task_of_model
+from lora_lab.operations.card import card_of, inherited_licence, task_of_model
+from lora_lab.operations.card_subject import CardSubject
 from lora_lab.operations.push_contents import read_small, small
 from lora_lab.operations.push_files import CARD
 from lora_lab.operations.push_privacy import require_no_path, require_no_token

@@ -9,6 +9,7 @@ from lora_lab.analyses.summaries import summarised
 from lora_lab.domain.adapter import SavedRole
 from lora_lab.domain.report import Finding
 from lora_lab.errors import CompatibilityError, LoraLabError, quoted
+from lora_lab.formats.peft_keys import NESTED, PREFIX
 from lora_lab.operations.combine_options import Whole
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from lora_lab.extension.contracts import Reader
     from lora_lab.operations.combine_options import CombineOptions
 
-PREFIX: Final = "base_model.model."
-_NESTED: Final = ".base_layer"
 _OF_LAYERS: Final = frozenset({SavedRole.BIAS, SavedRole.EMBEDDING_LAYER})
 _WRAPPERS: Final = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _ASK: Final = (
@@ -135,7 +134,7 @@ def canonical_name(name: str) -> str:
 def _name(saved: SavedTensor) -> str:
     """Name of the tensor as PEFT writes it where the module has no factors."""
     name = canonical_name(saved.tensor.name)
-    return name.replace(_NESTED, "") if saved.role in _OF_LAYERS else name
+    return name.replace(NESTED, "") if saved.role in _OF_LAYERS else name
 
 
 def _averaged(

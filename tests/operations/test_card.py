@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from lora_lab.domain.sharing import CardFacts
 from lora_lab.errors import FileFormatError
 from lora_lab.operations.card import (
-    CardSubject,
     card_of,
     inherited_licence,
     metadata_of,
     split_card,
     task_of_model,
 )
+from lora_lab.operations.card_subject import CardSubject
 
 ADAPTER = CardSubject("me/sql-expert", False, ("org/tiny",), "CAUSAL_LM", {"license": "apache-2.0"})
 RECEIPT = {
