@@ -120,6 +120,7 @@ def swap(
         no room, no permission, or the output exists.
     """
     _require_sensible(base, undo, write_undo)
+    read = (merged, *from_adapters, *to_adapters, *(() if base is None else (base,)))
     wanted = _Swap(
         merged,
         tuple(from_adapters),
@@ -127,16 +128,7 @@ def swap(
         (undo.options if undo is not None else from_options) or MergeOptions(),
         options or MergeOptions(),
         reader,
-        Target(
-            output,
-            overwrite,
-            resume,
-            disk or Disk(),
-            inputs,
-            is_dry=dry_run,
-            changed=merged.shards,
-            read=(merged, *from_adapters, *to_adapters, *(() if base is None else (base,))),
-        ),
+        Target(output, overwrite, resume, disk or Disk(), inputs, dry_run, changed=merged.shards, read=read),
         write_undo,
         observer or Unwatched(),
     )

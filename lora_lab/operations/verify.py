@@ -108,13 +108,8 @@ def verify(
         arithmetic = said(rows, is_ours=is_ours)
     findings += findings_of(rows, files)
     if receipt is None and base is None:
-        findings.append(
-            Finding(
-                "nothing_to_compare",
-                f"{quoted(merged.name)} has no receipt, and there is no base to compare it with; give --base and "
-                "--adapter.",
-            )
-        )
+        told = f"{quoted(merged.name)} has no receipt, and there is no base to compare it with"
+        findings.append(Finding("nothing_to_compare", f"{told}; give --base and --adapter."))
     return report_of(merged, files, rows, hashes, arithmetic, base is not None, untouched, findings)
 
 

@@ -11,6 +11,7 @@ from lora_lab.domain.progress import Unwatched, stop_if_cancelled
 from lora_lab.domain.report import Column, ColumnKind, Finding, Report, Table
 from lora_lab.errors import CancelledError, LoraLabError, OperationError, quoted
 from lora_lab.reports.canvas import FORMATS, as_file, drawing, require_matplotlib
+from lora_lab.session.placing import InMebibytes
 from lora_lab.storage.atomic import write_bytes
 
 if TYPE_CHECKING:
@@ -182,7 +183,8 @@ class _Gathering:
         self._observer = observer
         self._known: dict[Any, Report] = {}
         if base is not None:
-            session.base(base)  # what is said against a base that cannot be opened would be missing everywhere
+            # What is said against one that cannot be opened would be missing everywhere.
+            session.base(base, observer=InMebibytes(observer))
         self.names = _told_apart([session.adapter(locator).name for locator in locators])
 
     def inputs(self) -> tuple[Any, ...]:
