@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import torch
@@ -47,7 +48,7 @@ class Factors(nn.Module):
             return self.lora_B @ self.lora_A
 
 
-class LoraLayer(nn.Module, Generic[BaseLayer]):
+class LoraLayer(nn.Module, ABC, Generic[BaseLayer]):
     """A base layer that adds the active adapter's contribution to what it computes.
 
     Parameters
@@ -83,9 +84,9 @@ class LoraLayer(nn.Module, Generic[BaseLayer]):
             return None
         return cast("Factors", self.factors[self.active])
 
+    @abstractmethod
     def features(self) -> tuple[int, int]:
         """``(in_features, out_features)`` of the product B·A."""
-        raise NotImplementedError
 
     def start(self, rank: int, scaling: float, generator: torch.Generator, *, use_dora: bool) -> Factors:
         """Fresh factors: A ~ N(0, 1/rank²), B = 0, magnitudes those of the base, so that the effect is exactly zero.
@@ -102,9 +103,9 @@ class LoraLayer(nn.Module, Generic[BaseLayer]):
             factors.magnitude = nn.Parameter(self.row_norms(factors))
         return factors
 
+    @abstractmethod
     def delta_w(self, factors: Factors) -> Tensor:
         """``scaling · B·A`` in the orientation of the weight."""
-        raise NotImplementedError
 
     def row_norms(self, factors: Factors) -> Tensor:
         """``‖W0 + delta_w‖`` of each output row, (out_features,), detached from the gradient.
