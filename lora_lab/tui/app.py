@@ -161,7 +161,7 @@ class LoraLabApp(App[None], inherit_bindings=False):
         await self.jobs.start()
         self.is_measuring = True
         for screen in self.screen_stack:
-            if isinstance(screen, LabScreen):
+            if isinstance(screen, LabScreen) and screen.is_mounted:  # else it asks by itself
                 screen.jobs_ready()
 
     def refresh_job_status(self) -> None:
@@ -174,7 +174,9 @@ class LoraLabApp(App[None], inherit_bindings=False):
                     header.status = status
 
     def on_job_event(self, event: JobEvent) -> None:
-        """Hand an event of the job manager to every screen."""
+        """Hand an event of the job manager to every screen; when they are being closed, nobody needs it."""
+        if not self.is_running:
+            return
         self.job_list.note(event)
         self.watched.note(event)
         if event.report is not None and event.job in self.job_list.changes():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.screen import ModalScreen, ScreenResultType
 
 from lora_lab.tui import bindings
+from lora_lab.tui.leaving import AbstractMeta, Leaving
 from lora_lab.tui.widgets.too_small import TooSmall
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
 
-class LabDialog(ModalScreen[ScreenResultType], inherit_bindings=False):
+class LabDialog(Leaving, ModalScreen[ScreenResultType], metaclass=AbstractMeta, inherit_bindings=False):
     """A modal screen; :meth:`compose_dialog` gives what is in its box."""
 
     DEFAULT_CSS = """
@@ -41,9 +43,9 @@ class LabDialog(ModalScreen[ScreenResultType], inherit_bindings=False):
         yield from self.compose_dialog()
         yield TooSmall()
 
+    @abstractmethod
     def compose_dialog(self) -> ComposeResult:
         """Yield the box, a container of class ``dialog``."""
-        raise NotImplementedError
 
     def on_mount(self) -> None:
         """Look at the size once before anything is shown."""

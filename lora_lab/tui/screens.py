@@ -7,6 +7,7 @@ A screen overrides :meth:`LabScreen.compose_body`, and as much of the following 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.containers import Container
@@ -17,6 +18,7 @@ from lora_lab.tui import bindings
 from lora_lab.tui.detail.feed import JobDesk
 from lora_lab.tui.help import HelpScreen, sections_of
 from lora_lab.tui.jump import JumpScreen, letters_for
+from lora_lab.tui.leaving import AbstractMeta, Leaving
 from lora_lab.tui.palette import ActionsProvider
 from lora_lab.tui.widgets.footer import KeyBar
 from lora_lab.tui.widgets.header import HeaderBar
@@ -41,7 +43,7 @@ _OPTIONAL = {
 }
 
 
-class LabScreen(Screen[None], inherit_bindings=False):
+class LabScreen(Leaving, Screen[None], metaclass=AbstractMeta, inherit_bindings=False):
     """A screen with the keys of :data:`lora_lab.tui.bindings.SCREEN`.
 
     Parameters
@@ -84,9 +86,9 @@ class LabScreen(Screen[None], inherit_bindings=False):
         yield KeyBar()
         yield TooSmall()
 
+    @abstractmethod
     def compose_body(self) -> ComposeResult:
         """Yield what is between the header and the key bar."""
-        raise NotImplementedError
 
     def set_header(self, crumb: str, note: str | None = None) -> None:
         """Say where one is and, when given, something about it; both are shown as plain text."""

@@ -16,6 +16,7 @@ from lora_lab.safetext import safe_text
 from lora_lab.sources.locators import parse
 from lora_lab.tui import bindings, text
 from lora_lab.tui.combining.fields import NumberEntry
+from lora_lab.tui.leaving import Leaving
 
 if TYPE_CHECKING:
     import threading
@@ -108,7 +109,7 @@ def letter(place: int) -> str:
     return _LETTERS[place] if place < len(_LETTERS) else str(place + 1)
 
 
-class SourceRow(Vertical):
+class SourceRow(Leaving, Vertical):
     """One adapter: its letter, its name, its rank, and a field for its strength."""
 
     DEFAULT_CSS = """
@@ -167,7 +168,7 @@ class SourceRow(Vertical):
         self.query_one(".source--reason", Static).update(Content(f"✗ {safe_text(reason)}"))
 
 
-class SourceList(Vertical, inherit_bindings=False):
+class SourceList(Leaving, Vertical, inherit_bindings=False):
     """All of them, in order."""
 
     HELP_TITLE = "Inputs"

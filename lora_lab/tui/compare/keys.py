@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from textual import on
@@ -74,11 +75,6 @@ class CompareKeys(LabScreen, inherit_bindings=False):
     _before_filter: str | None = None
 
     @property
-    def has_parts(self) -> bool:
-        """Whether there is something to show anything in; not so when this is left while it is being mounted."""
-        return self.is_attached and bool(self.query(ModuleList)) and bool(self.query(OverlapView))
-
-    @property
     def list_view(self) -> ModuleList:
         """The modules."""
         return self.query_one(ModuleList)
@@ -98,23 +94,23 @@ class CompareKeys(LabScreen, inherit_bindings=False):
         """Id of the tab that is shown."""
         return self.query_one(TabbedContent).active
 
+    @abstractmethod
     def compare(self, compared: Compared, names: tuple[str, str]) -> None:
         """Show another side, or the two the other way round."""
-        raise NotImplementedError
 
+    @abstractmethod
     def entitle(self) -> None:
         """Say in the frames what is shown of what."""
-        raise NotImplementedError
 
+    @abstractmethod
     def show_module(self) -> None:
         """Draw the module under the cursor, or say why it cannot be drawn; ask for what is missing."""
-        raise NotImplementedError
 
     # Availability.
 
     def unavailable(self, action: str, parameters: tuple[object, ...]) -> str | None:
         """Say what needs a module, a grid or another tab."""
-        if not self.has_parts:
+        if not self.is_mounted:
             if action in _OWN:
                 return "the screen is not there yet"
             return super().unavailable(action, parameters)

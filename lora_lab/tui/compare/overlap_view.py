@@ -14,6 +14,7 @@ from lora_lab.tui.compare import words
 from lora_lab.tui.compare.number_table import NumberTable
 from lora_lab.tui.detail.spectrum_view import flowed, put
 from lora_lab.tui.export import Copied, as_tsv
+from lora_lab.tui.leaving import Leaving
 from lora_lab.tui.plots.cells import extent
 from lora_lab.tui.plots.heatmap import Heatmap
 
@@ -32,7 +33,7 @@ _WIDE: Final = 64
 _WAITING: Final = "computing φ(i,j) …"
 
 
-class OverlapView(Vertical):
+class OverlapView(Leaving, Vertical):
     """Draws what the screen hands it."""
 
     DEFAULT_CSS = """

@@ -16,6 +16,7 @@ from lora_lab.tui.compare import words
 from lora_lab.tui.detail.outline import Outline
 from lora_lab.tui.detail.spectrum_view import flowed
 from lora_lab.tui.detail.tables import ReportTable
+from lora_lab.tui.leaving import Leaving
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,7 +67,7 @@ class Which(StrEnum):
         return not (is_same and row.get("difference_norm") == 0.0)
 
 
-class ReportView(Vertical):
+class ReportView(Leaving, Vertical):
     """Shows the Report of one analysis of two adapters.
 
     Parameters

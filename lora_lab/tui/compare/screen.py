@@ -101,8 +101,6 @@ class CompareScreen(CompareKeys):
 
     def on_mount(self) -> None:
         """Take up the view that was left; compute once there is something on screen."""
-        if not self.has_parts:
-            return
         self.query_one(Tabs).can_focus = False  # < and > turn the tabs from wherever one is
         state = self.lab.state
         side, order = state.get("compare.side", self.compared.side), state.get("compare.order", str(Order.PHI))
@@ -117,8 +115,7 @@ class CompareScreen(CompareKeys):
 
     def on_resize(self, _event: events.Resize) -> None:
         """Let the titles have the room there is now; the bases' handlers are called as well."""
-        if self.has_parts:
-            self.call_after_refresh(self._entitle_module)
+        self.call_after_refresh(self._entitle_module)
 
     # Computing.
 
@@ -152,7 +149,7 @@ class CompareScreen(CompareKeys):
 
     def jobs_ready(self) -> None:
         """Ask for the rows of all modules."""
-        if not self.has_parts or (desk := self.open_desk()) is None:
+        if (desk := self.open_desk()) is None:
             return
         if not self.feed.is_begun:
             self.feed.begin(desk)
@@ -168,7 +165,7 @@ class CompareScreen(CompareKeys):
     def on_job_updated(self, message: JobUpdated) -> None:
         """Take in what our own jobs tell; any other job's event is not for this screen."""
         event, desk = message.event, self.desk
-        if desk is None or not self.has_parts:
+        if desk is None:
             return
         feed = next((one for one in self._feeds.values() if one.take(event, desk)), None)
         if feed is self.feed:

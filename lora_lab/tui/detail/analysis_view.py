@@ -18,6 +18,7 @@ from lora_lab.safetext import safe_text
 from lora_lab.tui.detail.presenting import curve_groups, numbers_of, presentation_of
 from lora_lab.tui.detail.spectrum_view import flowed, legend, put
 from lora_lab.tui.detail.tables import ReportTable, cell_text
+from lora_lab.tui.leaving import Leaving
 from lora_lab.tui.plots.drawings import curve_columns, row_readout
 from lora_lab.tui.widgets.table import LabTable
 
@@ -44,7 +45,7 @@ def takes_one_adapter(analysis: Analysis) -> bool:
     return fewest == 1 <= most
 
 
-class AnalysisView(Vertical):
+class AnalysisView(Leaving, Vertical):
     """Shows the Report of one analysis.
 
     Parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from textual import on
@@ -104,21 +105,21 @@ class DetailKeys(LabScreen, inherit_bindings=False):
         """What is drawn."""
         return self.query_one(SpectrumView).spectra
 
+    @abstractmethod
     def show_spectrum(self) -> None:
         """Draw the selected module."""
-        raise NotImplementedError
 
+    @abstractmethod
     def begin_overlays(self) -> None:
         """Ask for the spectra of the overlaid adapters."""
-        raise NotImplementedError
 
+    @abstractmethod
     def use_base(self, base: str | None) -> None:
         """Run what depends on the base again, against another one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def entitle(self) -> None:
         """Say in the frames what is shown of what."""
-        raise NotImplementedError
 
     # Availability.
 

@@ -19,6 +19,7 @@ from lora_lab.tui.detail.layers import Grid, Metric, grid_of
 from lora_lab.tui.detail.spectrum_view import flowed, put
 from lora_lab.tui.dialog import LabDialog
 from lora_lab.tui.export import Copied, ExportDocument, as_tsv
+from lora_lab.tui.leaving import Leaving
 from lora_lab.tui.plots.heatmap import Heatmap
 from lora_lab.tui.widgets.options import Options
 
@@ -102,7 +103,7 @@ class MetricPicker(LabDialog["str | None"]):
         self.dismiss(event.option_id)
 
 
-class MatrixView(Vertical):
+class MatrixView(Leaving, Vertical):
     """One metric of all modules.
 
     Parameters

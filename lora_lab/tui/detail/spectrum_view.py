@@ -12,6 +12,7 @@ from textual.widgets import Static
 from lora_lab.safetext import safe_text
 from lora_lab.tui import text
 from lora_lab.tui.background import settle_memory
+from lora_lab.tui.leaving import Leaving
 from lora_lab.tui.plots.drawings import Spectrum, readout
 from lora_lab.tui.plots.series import GLYPHS, Drawing, View
 
@@ -39,7 +40,7 @@ _GAP: Final = 2
 _SHORT: Final = 14  # lines below which the measures are left to the table
 
 
-class SpectrumView(Vertical):
+class SpectrumView(Leaving, Vertical):
     """Shows the spectra of one module; the first is the adapter's own, the others lie over it."""
 
     DEFAULT_CSS = """

@@ -14,6 +14,7 @@ from lora_lab.domain.library import EntryKind
 from lora_lab.domain.modules import layer_of, natural_key, projection_of
 from lora_lab.safetext import safe_text
 from lora_lab.tui import bindings, text
+from lora_lab.tui.leaving import Leaving
 from lora_lab.tui.library.digest import all_messages
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _LABEL_WIDTH = 9
 _MOST_FINDINGS = 8
 
 
-class SidePanel(VerticalScroll, inherit_bindings=False):
+class SidePanel(Leaving, VerticalScroll, inherit_bindings=False):
     """Facts about one row: from its headers at once, from its spectrum when that has come."""
 
     HELP_TITLE = "Facts about the row"

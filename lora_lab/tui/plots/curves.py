@@ -17,6 +17,7 @@ from textual_plot.axis_formatter import AxisFormatter
 
 from lora_lab.safetext import safe_text
 from lora_lab.tui import bindings
+from lora_lab.tui.leaving import Leaving
 from lora_lab.tui.plots.series import (
     GLYPHS,
     Drawing,
@@ -63,7 +64,7 @@ class _Formatter(AxisFormatter):
         return [tick.place for tick in ticks], [tick.label for tick in ticks]
 
 
-class CurvePlot(PlotWidget, inherit_bindings=False):
+class CurvePlot(Leaving, PlotWidget, inherit_bindings=False):
     """Draws a :class:`~lora_lab.tui.plots.series.Drawing`, with a cursor that stands on one k."""
 
     ALLOW_MAXIMIZE = True

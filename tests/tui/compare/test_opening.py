@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 from builders import write_adapter
-from textual.app import ComposeResult
 from tui.compare.pairs import A, B, Opened, open_pair
 from tui.detail.made import make_adapter, module_names, open_detail
-from tui.fakes import make_app, reached, ready, until
+from tui.fakes import reached, until
 
 from lora_lab.session import Session
 from lora_lab.tui.app import LoraLabApp
@@ -52,29 +51,6 @@ async def test_another_pair_takes_the_place_of_the_first() -> None:
         assert sum(isinstance(screen, CompareScreen) for screen in opened.app.screen_stack) == 1
 
 
-class Partless(CompareScreen):
-    """A screen whose parts are gone when it learns that it is mounted."""
-
-    def compose_body(self) -> ComposeResult:
-        yield from ()
-
-
-async def test_left_while_it_is_mounted() -> None:
-    """It neither computes nor fails."""
-    app = make_app(entries=[])
-    async with app.run_test(size=(80, 24)) as pilot:
-        await ready(pilot)
-        await app.push_screen(Partless((A, B)))
-        await pilot.pause()
-        assert isinstance(app.screen, Partless)
-        app.screen.jobs_ready()
-        assert app.jobs.waiting() == []  # type: ignore[attr-defined]
-        await pilot.press("v", "z", "t", "s", "slash", "y")
-        app.open_compare((A, B))
-        app.pop_screen()
-        await pilot.pause()
-
-
 @pytest.mark.parametrize(
     ("locators", "names"),
     [
@@ -107,7 +83,7 @@ async def test_screen_and_json_have_the_same_digits(tmp_path: Path, size: tuple[
     session = Session(cache=False, device="cpu")
     async with app.run_test(size=size) as pilot:
         screen = await reached(pilot, CompareScreen, turns=6000)
-        await until(pilot, lambda: screen.has_parts and screen.feed.report and screen.overlap.shown, turns=6000)
+        await until(pilot, lambda: screen.feed.report and screen.overlap.shown, turns=6000)
         opened = Opened(app, pilot, screen)
         for side in ("right", "left"):
             await until(pilot, lambda: screen.feed.report and screen.overlap.shown, turns=6000)
@@ -149,7 +125,7 @@ async def test_adapters_that_share_no_module(tmp_path: Path) -> None:
     app = LoraLabApp({"device": "cpu", "state": False}, [str(one), str(two)])
     async with app.run_test(size=(80, 24)) as pilot:
         screen = await reached(pilot, CompareScreen, turns=6000)
-        await until(pilot, lambda: screen.has_parts and screen.feed.reason, turns=6000)
+        await until(pilot, lambda: screen.feed.reason, turns=6000)
         await pilot.pause()
         shown = Opened(app, pilot, screen).words()
         assert screen.feed.hint
