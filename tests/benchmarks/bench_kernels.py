@@ -8,7 +8,7 @@ is how the weights of a model are met.
 
 * merge: round(W + ΔB) into a kept copy's place, in float64 on the processor, every bit that of a merge into files.
 * add: round(W + ΔB) in its own place, in float32: one rounding, and no promise of a merge's bits.
-* fused: round(round(W′ − ΔA) + ΔB), in float32.
+* fused: round(round(W′ − ΔA) + ΔB), in float32; on CUDA by the kernel that `bench swap` takes there.
 * fidelity: the merge that also measures what rounding left of ΔB, as a merge into files does.
 * naive: ``W += (B@A)·s`` in bf16, which rounds the product before it rounds the sum; twice for a swap.
 
@@ -32,6 +32,7 @@ from lora_lab.benchmarks.copying import sets_of_weights  # noqa: E402
 from lora_lab.benchmarks.measurement import Measurement  # noqa: E402
 from lora_lab.benchmarks.rounds import Contestant, Rounds  # noqa: E402
 from lora_lab.linalg.device import resolve_device  # noqa: E402
+from lora_lab.linalg.device_swap import Swaps  # noqa: E402
 from lora_lab.linalg.in_place import Change, Ready, merge_all, ready, swap_all  # noqa: E402
 from lora_lab.linalg.updates import Term, Update, apply_update  # noqa: E402
 
@@ -66,8 +67,10 @@ def contestants(device: str, sets: int) -> list[Contestant]:
     steps = [ready(Update("w", SHAPE, [term]), device) for term in terms]
     there = [term._replace(lora_A=term.lora_A.to(weight), lora_B=term.lora_B.to(weight)) for term in terms]
 
+    swaps = [Swaps([place], [[step] for step in steps], device) for place in places]
+
     def fused(run: int) -> None:
-        swap_all([Change(places[run % sets], steps[run % 9 + 1], steps[run % 9])])
+        swaps[run % sets](run % 9, run % 9 + 1)
 
     def both(run: int) -> None:
         naive(places[run % sets], there[run % 9], -1.0)
@@ -119,11 +122,12 @@ def print_drift(device: str, swaps: int) -> None:
         exact, wanted = torch.empty_like(kept), torch.empty_like(kept)
         merge_all([Change(exact, steps[0], kept=kept)])
         fast, at_once, plain = exact.clone(), exact.clone(), exact.clone()
+        swap = Swaps([fast], [[step] for step in steps], device)
         lines: dict[str, list[str]] = {"from copy": [], "fused": [], "at once": [], "naive": []}
         for number in range(1, swaps + 1):
             here, there = (number - 1) % ADAPTERS, number % ADAPTERS
             merge_all([Change(exact, steps[there], kept=kept)])
-            swap_all([Change(fast, steps[there], steps[here])])
+            swap(here, there)
             merge_all([Change(at_once, both_of(terms[here], terms[there], device))])
             naive(plain, terms[here], -1.0)
             naive(plain, terms[there], 1.0)
