@@ -2,8 +2,8 @@
 
 With G = XᵀX = R₁ᵀR₁ (Cholesky) and Q = X R₁⁻¹, the second pass QᵀQ = R₂ᵀR₂ gives X = (Q R₂⁻¹)(R₂R₁), and R = R₂R₁ is as
 accurate as Householder's when QᵀQ was near the identity, which is checked. A matrix that fails the check, one too
-ill-conditioned for its Gram matrix, goes to Householder's QR on the processor. The cores' SVD runs there too: small
-SVDs on a GPU are slower. Source: Yamamoto, Nakatsukasa, Yanagisawa and Fukaya, ETNA 44 (2015).
+ill-conditioned for its Gram matrix, goes to Householder's QR on the processor. The cores' SVD runs there too, one on
+each processor: small SVDs on a GPU are slower. Source: Yamamoto, Nakatsukasa, Yanagisawa and Fukaya, ETNA 44 (2015).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from lora_lab.linalg.spectra import Pair, core_singular_values, triangular_factor
-from lora_lab.linalg.threads import one_thread
+from lora_lab.linalg.threads import in_lanes, worker_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -37,12 +37,14 @@ def stream_in_batches(pairs: Iterable[Pair], *, device: str) -> Iterator[tuple[P
                 break
         factors_B = triangular_factors([pair.lora_B for pair in window], device=device)
         factors_A = triangular_factors([pair.lora_A.T for pair in window], device=device)
-        with one_thread():
-            spectra = [
-                core_singular_values(pair.scaling * (R_b @ R_a.T), pair.name)
-                for pair, R_b, R_a in zip(window, factors_B, factors_A, strict=True)
-            ]
-        yield from zip(window, spectra, strict=True)
+        cores = list(zip(window, factors_B, factors_A, strict=True))
+        yield from zip(window, in_lanes(_of_core, cores, worker_count()), strict=True)
+
+
+def _of_core(core: tuple[Pair, torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Singular values of s·R_b·R_aᵀ."""
+    pair, R_b, R_a = core
+    return core_singular_values(pair.scaling * (R_b @ R_a.T), pair.name)
 
 
 def triangular_factors(matrices: Sequence[torch.Tensor], *, device: str) -> list[torch.Tensor]:
@@ -66,9 +68,10 @@ def triangular_factors(matrices: Sequence[torch.Tensor], *, device: str) -> list
             on_device = [matrices[index].to(device).to(torch.float64) for index in members]
             R, is_accurate = _cholesky_qr_twice(torch.stack(on_device))
             factors.update((index, R[place]) for place, index in enumerate(members) if is_accurate[place])
-    with one_thread():
-        for index in set(range(len(matrices))) - factors.keys():
-            factors[index] = triangular_factor(matrices[index])
+    left = sorted(set(range(len(matrices))) - factors.keys())
+    if left:
+        found = in_lanes(triangular_factor, [matrices[index] for index in left], worker_count())
+        factors.update(zip(left, found, strict=True))
     return [factors[index] for index in range(len(matrices))]
 
 
