@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from lora_lab.cli.output import read_by_someone
 from lora_lab.domain import figures
 from lora_lab.errors import LoraLabError
 from lora_lab.safetext import safe_text
@@ -110,25 +111,31 @@ def make_session(options: Mapping[str, Any]) -> Session:
 
 def emit(report: Report, options: Mapping[str, Any]) -> None:
     """Print a Report to stdout, as JSON or for a person, and its warnings to stderr."""
+    with read_by_someone():
+        _print(report, options)
+    if options["exporter"] or options["as_json"] or options["quiet"]:
+        return
+    from lora_lab.domain.folding import folded
+
+    for finding, more in folded(report.findings):
+        others = f" And {more} more like this; --json lists them." if more else ""
+        print(f"! {safe_text(finding.message)}{others}", file=sys.stderr)
+
+
+def _print(report: Report, options: Mapping[str, Any]) -> None:
     if options["exporter"]:
         content = make_session(options).export(report, options["exporter"])
         sys.stdout.flush()
         sys.stdout.buffer.write(content)
-        return
-    if options["as_json"]:
+    elif options["as_json"]:
         print(_json(report))
-        return
-    from lora_lab.cli.rendering import render
-    from lora_lab.domain.folding import folded
+    else:
+        from lora_lab.cli.rendering import render
 
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # an encoding without × or α shows their codes
-    for line in render(report):
-        print(line)
-    if not options["quiet"]:
-        for finding, more in folded(report.findings):
-            others = f" And {more} more like this; --json lists them." if more else ""
-            print(f"! {safe_text(finding.message)}{others}", file=sys.stderr)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # an encoding without × or α shows their codes
+        for line in render(report):
+            print(line)
 
 
 def _json(report: Report) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lora_lab.cli.exits import ClosedOutput, Exit, exit_of
+from lora_lab.cli.output import drop_output, read_by_someone
 from lora_lab.errors import LoraLabError, quoted
 from lora_lab.safetext import safe_text, without_tokens
 
@@ -37,7 +37,8 @@ def run(arguments: Sequence[str], *, open_application: OpenApplication) -> int:
 
     try:
         result = program.main(args=list(arguments), prog_name="lora-lab", standalone_mode=False, obj=open_application)
-        sys.stdout.flush()
+        with read_by_someone():
+            pass  # what is still held is written here, where its reader may be missed
     except LoraLabError as error:
         return _say(error.message, error.hint, exit_of(error))
     except click.ClickException as error:
@@ -47,7 +48,7 @@ def run(arguments: Sequence[str], *, open_application: OpenApplication) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _say("Cancelled.", "", Exit.CANCELLED)
     except (ClosedOutput, BrokenPipeError):
-        _drop_output()  # whoever read it has seen enough
+        drop_output()  # whoever read it has seen enough
         return Exit.DONE
     except Exception as error:
         return _fault(error)
@@ -63,19 +64,11 @@ def _fault(error: Exception) -> int:
         traceback.print_exception(error)
         hint = ""
     if isinstance(error, OSError) and error.strerror:
-        _drop_output()
+        drop_output()
         where = quoted(error.filename) if error.filename else "The output"
         return _say(f"{where} could not be read or written: {error.strerror.lower()}.", hint, Exit.FAILED)
     fault = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return _say(f"An unexpected fault: {fault}", hint, Exit.FAILED)
-
-
-def _drop_output() -> None:
-    """Let what stdout still holds go nowhere, or the interpreter would fail to write it once more when it ends."""
-    with contextlib.suppress(OSError, ValueError):  # stdout may be no file at all
-        sys.stdout.flush()
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(sentence: str, hint: str, code: Exit) -> int:

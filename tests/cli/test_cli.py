@@ -229,6 +229,17 @@ def test_a_closed_pipe_is_no_error(adapter: str) -> None:
     assert "BrokenPipe" not in done.stderr
 
 
+def test_a_closed_pipe_does_not_turn_a_no_into_a_yes(tmp_path: Path, adapter: str) -> None:
+    """The exit code is the verdict's, whoever reads how much of it."""
+    here = write_adapter(tmp_path / "other", seed=4)
+    for form in ("", "--json", "--format json"):
+        told = f"{sys.executable} -P -m lora_lab diff {adapter} {here} --exit-code {form}"
+        command = f"{told} | true; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "BrokenPipe" not in done.stderr
+
+
 LIGHT = {
     "--help": {"torch", "numpy", "rich", "textual", "huggingface_hub", "pluggy"},
     "--version": {"torch", "numpy", "rich", "textual", "huggingface_hub", "pluggy"},
