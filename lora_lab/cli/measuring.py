@@ -36,7 +36,7 @@ def bench_group() -> None:
 @bench_group.command("swap")
 @click.argument("sources", nargs=-1, required=True, metavar="A B")
 @click.option("--base", required=True, metavar="BASE", help="The model that both adapters were trained on.")
-@click.option("--strategies", multiple=True, metavar="ID,…", help="Some of what `lora-lab strategies` lists; all.")
+@click.option("--strategies", multiple=True, metavar="ID,…", help="Of `lora-lab strategies`.  [default: all]")
 @click.option("--repeats", type=click.IntRange(min=1), default=10, show_default=True, help="Rounds that are kept.")
 @click.option("--batch", "batches", type=click.IntRange(min=1), multiple=True, metavar="N", help=_BATCH_HELP)
 @_SAVE

@@ -262,7 +262,11 @@ class Measuring(ABC):
         """List the results of earlier benchmarks, the newest first; damaged ones with the reason."""
         entries = self.history.entries()
         rows = tuple(_row(entry) for entry in entries)
-        findings = tuple(Finding("unreadable", entry.error, entry.id) for entry in entries if entry.error is not None)
+        findings = tuple(
+            Finding("unreadable", f"{quoted(entry.id)} is left out. {entry.error}", entry.id)
+            for entry in entries
+            if entry.error is not None
+        )
         if not entries:
             findings = (Finding("no_results", "Nothing was measured yet; lora-lab bench swap is a beginning."),)
         return Report(

@@ -139,6 +139,8 @@ def test_the_command_line_lists_shows_and_compares() -> None:
     assert [row["id"] for row in listed["results"]] == sorted(ids, reverse=True)
     shown = json.loads(runner.invoke(program, ["bench", "history", ids[0], "--json"]).stdout)
     assert shown == result("bench swap").to_json()
+    Session().history.entries()[0].path.with_name("damaged.json").write_text("{")
+    assert "'damaged'" in runner.invoke(program, ["bench", "history"]).stderr
     done = runner.invoke(program, ["bench", "compare"])
     assert "slower" in done.stdout
     assert done.exit_code == 0

@@ -18,7 +18,7 @@ from torch.nn.functional import linear
 
 from lora_lab.benchmarks.rounds import Contestant
 from lora_lab.benchmarks.spread import Spread, spread_of
-from lora_lab.domain.report import Column, ColumnKind, Table
+from lora_lab.domain.report import Column, ColumnKind, Finding, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -137,6 +137,20 @@ def break_even_table(rounds: Rounds | None, swaps: Mapping[str, float], batches:
                 }
             )
     return Table("break_even", "When merging pays off", _COLUMNS, tuple(rows), key="strategy")
+
+
+def break_even_findings(table: Table) -> tuple[Finding, ...]:
+    """Say for which batches it cannot be told when merging pays off."""
+    batches = sorted({row["batch"] for row in table.rows if row["tokens"] is None})
+    if not batches:
+        return ()
+    return (
+        Finding(
+            "saves_nothing_for_certain",
+            f"In steps of {', '.join(map(str, batches))} merged layers are not faster for certain, so that it is "
+            "undefined after how many tokens merging pays off; more --repeats may tell.",
+        ),
+    )
 
 
 def tokens_until(seconds: float, saved: Spread, batch: int) -> float | None:

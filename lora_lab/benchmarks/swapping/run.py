@@ -14,7 +14,12 @@ from lora_lab.benchmarks.memory import available_bytes
 from lora_lab.benchmarks.rounds import Contestant, Rounds
 from lora_lab.benchmarks.spread import spread_of
 from lora_lab.benchmarks.swapping.exactness import judged
-from lora_lab.benchmarks.swapping.forward import BATCHES, break_even_table, forward_contestants
+from lora_lab.benchmarks.swapping.forward import (
+    BATCHES,
+    break_even_findings,
+    break_even_table,
+    forward_contestants,
+)
 from lora_lab.benchmarks.swapping.stall import WRONG, Stall
 from lora_lab.benchmarks.swapping.table import limits_scalars, strategies_table, timed_cells, workload_scalars
 from lora_lab.benchmarks.swapping.workload import Workload
@@ -131,16 +136,17 @@ def bench_swap(
         workload.require_same_files()
         swaps = {row["id"]: row["p50_seconds"] for row in bench.rows if row.pop("is_merged") and "p50_seconds" in row}
         steps = next((one for one in bench.rounds if _COPY not in one.samples), None)
+        pays_off = break_even_table(steps, swaps, options.batches)
         return measurement.report(
             "bench swap",
             f"{workload.names[0]} ⇄ {workload.names[1]} on {base.name}",
-            tables=(strategies_table(bench.rows), break_even_table(steps, swaps, options.batches)),
+            tables=(strategies_table(bench.rows), pays_off),
             rounds=bench.rounds,
             scalars=(
                 workload_scalars(workload, bench.copies, options.repeats),
                 limits_scalars(bench.bandwidths, workload.weight_bytes),
             ),
-            findings=(*workload.findings, *bench.findings),
+            findings=(*workload.findings, *bench.findings, *break_even_findings(pays_off)),
         )
 
 

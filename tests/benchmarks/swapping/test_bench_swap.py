@@ -20,6 +20,7 @@ from lora_lab.benchmarks.swapping import forward, run
 from lora_lab.benchmarks.swapping.forward import tokens_until
 from lora_lab.benchmarks.swapping.workload import Workload
 from lora_lab.cli.commands import program
+from lora_lab.domain.report import Table
 from lora_lab.errors import CancelledError
 from lora_lab.extension.contracts import Swapper, SwapScene
 from lora_lab.extension.hooks import hookimpl
@@ -89,6 +90,16 @@ def test_merging_pays_off_after_swap_over_saving(document: Mapping[str, Any]) ->
         else:
             assert row["tokens"] is None
     assert tokens_until(3.0, spread_of([-0.1, 0.3, 0.3]), 1) is None
+
+
+def test_where_merging_may_save_nothing_is_told() -> None:
+    """By the batch, once for all strategies."""
+    rows = tuple(
+        {"strategy": name, "batch": b, "tokens": tokens} for b, tokens in ((1, None), (8, 3.0)) for name in "ab"
+    )
+    (finding,) = forward.break_even_findings(Table("break_even", "", (), rows))
+    assert "steps of 1 merged" in finding.message
+    assert forward.break_even_findings(Table("break_even", "", (), rows[2:])) == ()
 
 
 def test_steps_of_tokens_take_other_weights_each_time(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
