@@ -26,7 +26,7 @@ _WORTH: Final = 1.2  # times as fast as two multiplications in place, or the sim
 
 @dataclass(frozen=True, slots=True)
 class DeviceSwap:
-    """Swaps of 16-bit weights by products alone, one weight after another.
+    """Swaps of weights by products alone, one weight after another.
 
     is_one_kernel : whether each is one kernel of Triton's; else two multiplications in place
     reason : why, for a person
@@ -45,13 +45,17 @@ class DeviceSwap:
 
 
 def slices_of(step: Ready, dtype: torch.dtype) -> Sliced:
-    """Factors of an update as one kernel takes them."""
+    """Factors of an update as the device multiplies them: in 16 bits as one kernel takes them, or in float32."""
+    if dtype == torch.float32:
+        assert step.single_A is not None
+        assert step.single_B is not None
+        return Sliced(step.single_A, step.single_B, 1.0)
     A, B = step.update.plain_factors
     return triton_swap.padded(sliced(A, B, dtype))
 
 
 def chosen(weights: Sequence[torch.Tensor], taken: Sequence[Sliced], put: Sequence[Sliced], device: str) -> DeviceSwap:
-    """Try both on a copy of the largest weight, and every shape once, so that nothing is compiled later.
+    """Try both on a copy of the largest weight of 16 bits, and every shape once, so that nothing is compiled later.
 
     The one kernel is taken where it is there, gives what two multiplications give to within a rounding, and is at least
     1.2 times as fast.
@@ -64,6 +68,9 @@ def chosen(weights: Sequence[torch.Tensor], taken: Sequence[Sliced], put: Sequen
         two(wanted, taken[number], put[number])
     if not triton_swap.usable(device):
         return DeviceSwap(is_one_kernel=False, reason="two multiplications in place: there is no Triton")
+    kernels = [number for number in range(len(weights)) if triton_swap.may_swap(taken[number], put[number])]
+    if not kernels:
+        return DeviceSwap(is_one_kernel=False, reason="two multiplications in place: one kernel takes no such factors")
     try:
         for number, wanted in zip(shapes, right, strict=True):
             found = weights[number].clone()
@@ -73,7 +80,7 @@ def chosen(weights: Sequence[torch.Tensor], taken: Sequence[Sliced], put: Sequen
             size = float(wanted.abs().max()) + eps
             if not float((found.float() - wanted.float()).abs().max()) <= 2 * eps * size:
                 return DeviceSwap(is_one_kernel=False, reason="two multiplications in place: Triton's result is wrong")
-        largest = max(range(len(weights)), key=lambda number: weights[number].numel())
+        largest = max(kernels, key=lambda number: weights[number].numel())
         place = weights[largest].clone()
         fast, slow = (
             _seconds(lambda way=way: way(place, taken[largest], put[largest]), device)  # type: ignore[misc]
@@ -124,8 +131,9 @@ class Recorded:
 class Swaps:
     """Swaps between updates of weights that stay where they are: round(round(W − ΔA) + ΔB), by the fastest way.
 
-    On CUDA, where all weights are of 16 bits and all updates products, by kernels of the device, and often needed swaps
-    recorded beforehand; else block by block.
+    On CUDA, where weights are of at most 32 bits and updates are products, by kernels of the device, and often needed
+    swaps recorded beforehand; else block by block. There weights of float32 are summed in float32, unless torch was
+    told to multiply those in fewer bits.
 
     Parameters
     ----------
@@ -175,7 +183,9 @@ class Swaps:
     @property
     def _is_for_kernels(self) -> bool:
         is_plain = all(step.update.is_plain for steps in self._updates for step in steps)
-        return is_plain and all(weight.dtype in NARROW for weight in self._weights)
+        is_whole = torch.get_float32_matmul_precision() == "highest"
+        taken = (*NARROW, torch.float32) if is_whole else NARROW
+        return is_plain and all(weight.dtype in taken for weight in self._weights)
 
     def _launch(self, old: int | None, new: int | None) -> None:
         for number, weight in enumerate(self._weights):

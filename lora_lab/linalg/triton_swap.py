@@ -16,6 +16,8 @@ try:
 except ImportError:  # it comes with torch for CUDA alone
     triton = None
 
+from lora_lab.linalg.in_place import NARROW
+
 if TYPE_CHECKING:
     from lora_lab.linalg.sliced import Sliced
 
@@ -30,8 +32,9 @@ def usable(device: str) -> bool:
 
 
 def may_swap(taken: Sliced, put: Sliced) -> bool:
-    """Whether the kernel takes factors of these ranks."""
-    return max(len(taken.lora_A), len(put.lora_A)) <= _MOST_RANK
+    """Whether the kernel takes factors of these ranks: of 16 bits, since those of 32 it would cut to fewer."""
+    is_narrow = taken.lora_A.dtype in NARROW and put.lora_A.dtype in NARROW
+    return is_narrow and max(len(taken.lora_A), len(put.lora_A)) <= _MOST_RANK
 
 
 def swap(weight: torch.Tensor, taken: Sliced, put: Sliced) -> None:

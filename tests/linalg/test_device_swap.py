@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lora_lab.linalg import triton_swap
 from lora_lab.linalg.device_swap import DeviceSwap, Recorded, Swaps, chosen, slices_of
 from lora_lab.linalg.in_place import Change, ready, swap_all
 from lora_lab.linalg.sliced import sliced
@@ -126,6 +127,26 @@ def test_several_adapters_take_turns_in_several_weights(is_by_kernels: bool) -> 
             assert torch.allclose(weight.double(), was.double() + step, rtol=2**-7, atol=2**-7)
 
 
+def test_weights_of_float32_are_summed_in_float32_and_never_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which would cut their factors to fewer bits; and by blocks where torch itself was told to cut them."""
+    shape = (40, 24)
+    weight, one = random(*shape, 3, 1.0), Term(random(3, 24, 1, 0.1), random(40, 3, 2, 0.1), 0.5)
+    update = ready(Update("w", shape, [one]))
+    part = slices_of(update, torch.float32)
+    assert part.lora_A.dtype == torch.float32
+    assert not may_swap(part, part)
+    found = weight.clone()
+    monkeypatch.setattr(triton_swap, "usable", lambda device: True)
+    swaps = Swaps([found], [[update]], "cpu", is_by_kernels=True)
+    assert "takes no such factors" in swaps.note
+    swaps(None, 0)
+    right = weight.double() + 0.5 * (one.lora_B.double() @ one.lora_A.double())
+    assert torch.allclose(found.double(), right, rtol=2**-22, atol=2**-22)
+    assert swaps._is_for_kernels
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    assert not swaps._is_for_kernels
+
+
 def test_factors_of_more_than_the_kernel_takes_are_left_as_they_are() -> None:
     """Two multiplications gain nothing from zeros."""
     made = sliced(random(300, 4, 1, 1.0).bfloat16().float(), random(5, 300, 2, 1.0).bfloat16().float(), torch.bfloat16)
@@ -135,8 +156,6 @@ def test_factors_of_more_than_the_kernel_takes_are_left_as_they_are() -> None:
 
 def test_a_kernel_that_cannot_be_compiled_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a compiler runs into, the two multiplications are there."""
-    from lora_lab.linalg import triton_swap
-
     monkeypatch.setattr(triton_swap, "usable", lambda device: True)
     monkeypatch.setattr(triton_swap, "swap", lambda *_: 1 / 0)
     weight = random(4, 4, 1, 1.0).bfloat16()
