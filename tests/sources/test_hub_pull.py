@@ -58,6 +58,20 @@ def test_pull_twice_and_into_a_folder(hub: HubServer, tmp_path: Path, adapter: d
     hub.run_lab(*PULL, "-o", "folder", "--overwrite", home=tmp_path).ok()
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("output", ["huggingface/hub/mine", "huggingface/hub", "huggingface"])
+def test_no_folder_within_the_cache_or_around_it(
+    hub: HubServer, tmp_path: Path, adapter: dict[str, bytes], output: str, dry_run: bool
+) -> None:
+    """What is fetched lies there before it is copied; nobody is asked for it."""
+    hub.add("anna/a", adapter)
+    words = ("-o", output, "--overwrite", *(["--dry-run"] if dry_run else []))
+    ran = hub.run_lab(*PULL, *words, home=tmp_path)
+    assert ran.code == 3
+    assert f"'{output}' is a part of the Hub's cache, or holds it" in ran.err
+    assert len(hub.requests) == 0
+
+
 def test_only_what_is_wanted_comes(hub: HubServer, tmp_path: Path, adapter: dict[str, bytes]) -> None:
     """Weights, their description and the card; no code, no pickle, no hidden file, no name that leads elsewhere."""
     others = {
