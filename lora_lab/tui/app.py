@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from textual import events
 from textual.app import App
 
 from lora_lab.errors import LoraLabError, quoted
@@ -190,6 +191,11 @@ class LoraLabApp(App[None], inherit_bindings=False):
     def job_status(self) -> str:
         """The header's words about running jobs."""
         return self.job_list.status()
+
+    async def on_event(self, event: events.Event) -> None:
+        """Take in what happens; what was pressed and arrives when there is no screen any more is passed over."""
+        if self.is_running or not isinstance(event, events.InputEvent):
+            await super().on_event(event)
 
     async def on_unmount(self) -> None:
         """Remember, and leave no child process behind."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 else:
     _Widget = object  # Textual takes the style sheet of the first base that is a widget, which has to be the real one
 
-_OWN = "lora_lab."
+_TEXTUAL = "textual."
 
 
 class AbstractMeta(_MessagePumpMeta, ABCMeta):
@@ -41,7 +41,7 @@ class Leaving(_Widget):
         self, method_name: str, message: Message
     ) -> Iterable[tuple[type, Callable[[Message], Awaitable[Any]]]]:
         for owner, method in super()._get_dispatch_methods(method_name, message):
-            if self.is_staying or method_name == "on_unmount" or not owner.__module__.startswith(_OWN):
+            if self.is_staying or method_name == "on_unmount" or owner.__module__.startswith(_TEXTUAL):
                 yield owner, method
 
     def call_after_refresh(self, callback: Callable[..., Any], *arguments: Any, **options: Any) -> bool:

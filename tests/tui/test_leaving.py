@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from textual.app import App, ComposeResult
+from textual.events import Key
 from textual.screen import Screen
 from textual.widgets import Static
 from tui.detail.made import make_adapter, module_names
@@ -118,6 +119,15 @@ async def test_jobs_that_end_after_the_application_tell_nobody() -> None:
         job = app.begin("merge", {"output": "out"}, "merge")
     app.on_job_event(FakeEvent(job, "gone"))  # type: ignore[arg-type]
     assert app.screen_stack == []
+
+
+async def test_a_key_that_is_pressed_last_is_passed_over() -> None:
+    """It may arrive when there is no screen any more."""
+    app = opening()
+    async with app.run_test() as pilot:
+        await ready(pilot)
+    await app.on_event(Key("q", "q"))
+    assert app.return_code is None
 
 
 class Heard(Leaving, Static):

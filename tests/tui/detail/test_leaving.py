@@ -28,6 +28,16 @@ async def test_a_plot_without_parts_draws_nothing() -> None:
         assert pilot.app.query_one(Gone).is_mounted
 
 
+async def test_a_plot_that_is_removed_while_it_is_mounted_draws_nothing() -> None:
+    """Nor does the base's own handler, which takes its legend to be there."""
+    async with App[None]().run_test() as pilot:
+        plot = SpectrumPlot()
+        pilot.app.mount(plot)
+        plot.remove()
+        await pilot.pause()
+        assert not plot.is_attached
+
+
 class Bare(AnalysisView):
     """A view whose screen is left while its parts are still to be mounted."""
 
