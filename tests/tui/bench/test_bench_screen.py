@@ -80,6 +80,19 @@ def fill(screen: BenchScreen, name: str, typed: str) -> None:
     control.value = typed
 
 
+async def test_the_model_that_adapters_name_is_there_already_where_the_library_has_it(app: LoraLabApp) -> None:
+    """Under the name that they give it; what it is called elsewhere is asked for."""
+    session: Any = app.session
+    base = next(entry for entry in session.entries if entry.kind == "base")
+    session.entries = [
+        replace(entry, base_model="someone/" + base.path.rpartition("/")[2]) if entry.kind == "adapter" else entry
+        for entry in session.entries
+    ]
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = await bench(pilot)
+        assert screen.form.value("base") == base.path
+
+
 async def test_two_marked_adapters_are_swapped_and_none_is_latency(app: LoraLabApp, size: tuple[int, int]) -> None:
     """The fields follow what is chosen."""
     async with app.run_test(size=size) as pilot:
