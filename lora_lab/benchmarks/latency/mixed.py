@@ -6,14 +6,15 @@ swap/(grouped − merged a token) tokens of its adapter, where that is more than
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 
 from lora_lab.benchmarks.columns import SPREAD
-from lora_lab.benchmarks.copying import cache_findings
+from lora_lab.benchmarks.copying import cache_findings, sets_of_weights
 from lora_lab.benchmarks.latency.adapters import factors_for
 from lora_lab.benchmarks.latency.checking import relative_distance, tolerance_of
 from lora_lab.benchmarks.latency.grid import WARM_UPS, Cell, Course, Speed, course_of
@@ -30,7 +31,7 @@ from lora_lab.errors import LoraLabError, NumericalError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from lora_lab.benchmarks.latency.blocks import Stack
+    from lora_lab.benchmarks.latency.blocks import Noise, Stack
     from lora_lab.domain.base import Base
     from lora_lab.domain.progress import Observer
 
@@ -75,6 +76,9 @@ _WORKLOAD: Final = (
     Column("rank", "Rank", ColumnKind.INTEGER),
     Column("targets", "LoRA on", ColumnKind.LIST),
     Column("repeats", "Rounds", ColumnKind.INTEGER, is_wide=True),
+    Column(
+        "copies", "Sets of weights", ColumnKind.INTEGER, formula="in turns, so that no cache holds them", is_wide=True
+    ),
 )
 
 
@@ -98,6 +102,13 @@ class MixedOptions:
     seed: int = 0
 
 
+class _Set(NamedTuple):
+    """One set of weights: of every number of adapters the stack that has them beside, and the one that merges them."""
+
+    grouped: dict[int, Stack]
+    switching: Switching
+
+
 def bench_mixed(
     base: Base | None = None, *, options: MixedOptions | None = None, observer: Observer | None = None
 ) -> Report:
@@ -116,7 +127,8 @@ def bench_mixed(
 
     Notes
     -----
-    Random weights as of the latency benchmark. Memory for one stack, the adapted weights once more, and the factors.
+    Random weights as of the latency benchmark. Memory for one stack (or several where they fit into a cache), the
+    adapted weights once more, and the factors.
     """
     options, observer = options or MixedOptions(), observer or Unwatched()
     measurement = Measurement(options.device)
@@ -126,20 +138,13 @@ def bench_mixed(
     options = _sensible(options, setup)
     observer.advance(0, 1, "trying one layer")
     course = _course(setup, options)
+    copies = sets_of_weights(_weight_bytes(setup, course), options.device)
     setup.require_room(
-        course.layers, 1, options.batch * options.length, added_bytes=_factor_bytes(setup, options, course.layers)
+        course.layers, copies, options.batch * options.length, added_bytes=_factor_bytes(setup, options, course.layers)
     )
-    observer.advance(0, 1, "making weights")
-    stop_if_cancelled(observer)
-    stack = setup.stack(0, course.layers)
     noise = setup.noise()
-    factors = [factors_for(stack, options.targets, options.rank, noise) for _ in range(max(options.counts))]
-    switching = Switching(stack, factors)
-    stacks = {count: grouped(stack, factors[:count]) for count in options.counts}
-    _check(setup, stack, stacks, switching)
-    rounds = Rounds(
-        list(_contestants(setup, options, stacks, switching)), measurement.clock, seed=options.seed, observer=observer
-    )
+    sets = [_set_of(setup, options, course.layers, number, noise) for number in range(copies)]
+    rounds = Rounds(list(_contestants(setup, options, sets)), measurement.clock, seed=options.seed, observer=observer)
     rounds.total = _contestant_count(options) * (WARM_UPS + course.repeats[0])
     rounds.warm_up(WARM_UPS)
     rounds.measure(course.repeats[0])
@@ -152,8 +157,11 @@ def bench_mixed(
             Table("rows", "Ways", _ROWS, tuple(_rows(rounds, options)), key="variant"),
         ),
         rounds=[rounds],
-        scalars=(_summary(rounds, crossing, switching), _workload(setup, options, course)),
-        findings=_findings(setup, options, course, switching.note),
+        scalars=(_summary(rounds, crossing, sets[0].switching), _workload(setup, options, course, copies)),
+        findings=(
+            *_findings(setup, options, course, sets[0].switching.note),
+            *cache_findings(copies * _weight_bytes(setup, course), options.device),
+        ),
     )
 
 
@@ -170,6 +178,23 @@ def _sensible(options: MixedOptions, setup: Setup) -> MixedOptions:
                 hint="Like this: --batch 32 --adapters 1,2,4,8",
             )
     return replace(options, counts=tuple(sorted(set(counts))))
+
+
+def _weight_bytes(setup: Setup, course: Course) -> int:
+    """Of one stack."""
+    return course.layers * setup.shape.parameters * setup.dtype.itemsize
+
+
+def _set_of(setup: Setup, options: MixedOptions, layers: int, number: int, noise: Noise) -> _Set:
+    """One set of weights in all ways; the first is checked, others go through the same layers."""
+    setup.observer.advance(0, 1, "making weights")
+    stop_if_cancelled(setup.observer)
+    stack = setup.stack(number, layers)
+    factors = [factors_for(stack, options.targets, options.rank, noise) for _ in range(max(options.counts))]
+    made = _Set({count: grouped(stack, factors[:count]) for count in options.counts}, Switching(stack, factors))
+    if not number:
+        _check(setup, stack, made.grouped, made.switching)
+    return made
 
 
 def _factor_bytes(setup: Setup, options: MixedOptions, layers: int) -> int:
@@ -233,31 +258,47 @@ def _check(setup: Setup, base: Stack, stacks: dict[int, Stack], switching: Switc
         stop_if_cancelled(setup.observer)
 
 
-def _contestants(
-    setup: Setup, options: MixedOptions, stacks: dict[int, Stack], switching: Switching
-) -> Iterator[Contestant]:
+def _contestants(setup: Setup, options: MixedOptions, sets: Sequence[_Set]) -> Iterator[Contestant]:
     """Every way for every number of adapters, and one swap."""
     x = setup.input(Cell(options.batch, options.length))
-
-    def at_an_end(last: int, _: int) -> None:
-        if switching.current not in (0, last):
-            switching.to(0)
-
+    turns = _Turns(sets)
     for count in options.counts:
         groups = torch.split(x, options.batch // count)
-        start = partial(at_an_end, count - 1)
-        yield Contestant(f"{GROUPED} {count}", partial(_through, stacks[count], x))
+        start = partial(turns.start, count - 1)
+        yield Contestant(f"{GROUPED} {count}", partial(turns.through, count, x), start)
         for kind in (SWITCHED, MERGED):
-            work = partial(switching.forward, groups, is_switching=kind == SWITCHED)
-            yield Contestant(f"{kind} {count}", lambda _, work=work: work(), start)  # type: ignore[misc]
+            work = partial(turns.one_by_one, groups, kind == SWITCHED)
+            yield Contestant(f"{kind} {count}", work, start)
     if max(options.counts) > 1:
-        yield Contestant(SWAP, lambda _: switching.to(1 - switching.current), partial(at_an_end, 1))
+        yield Contestant(SWAP, turns.swap, partial(turns.start, 1))
 
 
-def _through(stack: Stack, x: torch.Tensor, _: int) -> torch.Tensor:
-    with torch.inference_mode():
-        out: torch.Tensor = stack(x)
-    return out
+class _Turns:
+    """Whoever runs next takes the next set of weights, which nobody has touched for longest."""
+
+    def __init__(self, sets: Sequence[_Set]) -> None:
+        self._next = itertools.cycle(sets)
+        self._now = sets[0]
+
+    def start(self, last: int, _: int) -> None:
+        """Take the next set, with the first or the `last` of the adapters merged."""
+        self._now = next(self._next)
+        if self._now.switching.current not in (0, last):
+            self._now.switching.to(0)
+
+    def through(self, count: int, x: torch.Tensor, _: int) -> torch.Tensor:
+        """The whole batch, `count` adapters beside the weights."""
+        with torch.inference_mode():
+            out: torch.Tensor = self._now.grouped[count](x)
+        return out
+
+    def one_by_one(self, groups: Sequence[torch.Tensor], is_switching: bool, _: int) -> list[torch.Tensor]:
+        """Group after group through merged weights."""
+        return self._now.switching.forward(groups, is_switching=is_switching)
+
+    def swap(self, _: int) -> None:
+        """One of the first two adapters in place of the other."""
+        self._now.switching.to(1 - self._now.switching.current)
 
 
 def _rows(rounds: Rounds, options: MixedOptions) -> Iterator[dict[str, Any]]:
@@ -300,7 +341,7 @@ def _summary(rounds: Rounds, crossing: Sequence[dict[str, Any]], switching: Swit
     return Scalars("summary", "Where they cross", _SUMMARY, values)
 
 
-def _workload(setup: Setup, options: MixedOptions, course: Course) -> Scalars:
+def _workload(setup: Setup, options: MixedOptions, course: Course, copies: int) -> Scalars:
     values = {
         "model": setup.model,
         "layers": course.layers,
@@ -312,14 +353,13 @@ def _workload(setup: Setup, options: MixedOptions, course: Course) -> Scalars:
         "rank": options.rank,
         "targets": list(options.targets),
         "repeats": course.repeats[0],
+        "copies": copies,
     }
     return Scalars("workload", "Workload", _WORKLOAD, values)
 
 
 def _findings(setup: Setup, options: MixedOptions, course: Course, note: str) -> tuple[Finding, ...]:
-    weights = course.layers * setup.shape.parameters * setup.dtype.itemsize
-    notes = cache_findings(weights, setup.device)
-    notes += (Finding("note", f"Switching: {note}"),) if note else ()
+    notes = (Finding("note", f"Switching: {note}"),) if note else ()
     if options.layers is not None or not setup.may_cut:
         return notes
     sentence = (

@@ -96,6 +96,29 @@ def test_the_crossing_follows_from_paired_rounds(monkeypatch: pytest.MonkeyPatch
     assert (summary["switching_wins_up_to"], summary["grouping_wins_from"], summary["swap_seconds"]) == (1, 4, 0.5)
 
 
+def test_every_run_takes_other_weights(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many sets as it takes that no cache holds what comes next; each begins at an end of its adapters."""
+    seen: list[int] = []
+    through, forward = mixed._Turns.through, Switching.forward
+
+    def noted(self: Any, count: int, x: torch.Tensor, run: int) -> torch.Tensor:
+        seen.append(id(self._now))
+        return through(self, count, x, run)
+
+    def watched(self: Switching, groups: Any, *, is_switching: bool) -> Any:
+        assert self.current in (0, len(groups) - 1)
+        return forward(self, groups, is_switching=is_switching)
+
+    monkeypatch.setattr(mixed, "sets_of_weights", lambda *_: 3)
+    monkeypatch.setattr(mixed._Turns, "through", noted)
+    monkeypatch.setattr(Switching, "forward", watched)
+    report = Session(cache=False, device="cpu").bench_mixed(
+        base=base, batch=4, adapters=[1, 2, 4], repeats=6, save=False
+    )
+    assert report.to_json()["workload"]["copies"] == 3
+    assert len(set(seen)) == 3
+
+
 def test_what_a_round_takes_is_foretold() -> None:
     """By hand: of 1 and 4 adapters 3 + 9 passes over the weights, 3 swaps and one more, and six batches of work."""
     speed = mixed._as_forwards(Speed(0.5, 2.0**-10), 0.25, (1, 4))
