@@ -83,6 +83,8 @@ def carried_out(plan: Plan, names: Sequence[str], target: Target, work: Callable
         no room, no permission, or the output exists.
     """
     require_apart(target.output, target.read, overwrite=target.overwrite, changed=target.changed, others=plan.inputs)
+    if target.beside is not None:
+        require_apart(target.beside.path, target.read, overwrite=target.overwrite, others=plan.inputs)
     if target.is_dry:
         return previewed(plan, names, target)
     started = time.perf_counter()

@@ -109,6 +109,14 @@ def test_a_file_leaves_the_folder_around_it_free(place: Path) -> None:
     assert session.adapter(str(place / "one" / "small")).ranks == (2, 2)
 
 
+def test_no_undo_file_within_what_is_read(place: Path) -> None:
+    """The next merge of that base would copy it along."""
+    before = contents(place)
+    with pytest.raises(OperationError, match=r"'.*/base/undo' lies within '.*/base', which is read"):
+        calls(place)["merge"](output=place / "out", undo=place / "base" / "undo")
+    assert contents(place) == before
+
+
 def test_links_hide_nothing(place: Path) -> None:
     (place / "link").symlink_to(place / "base")
     with pytest.raises(LoraLabError, match="lies within"):
