@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 import torch
 
 from lora_lab.analyses.scope import outside_findings, refuse, selected
+from lora_lab.analyses.trained_on import base_name_findings
 from lora_lab.domain.adapter import DeltaKind
 from lora_lab.domain.dtypes import PLAIN_FLOATS
 from lora_lab.domain.matching import match_modules
@@ -67,7 +68,7 @@ class Workload:
     def __init__(self, adapters: Sequence[Adapter], base: Base, reader: Reader, modules: Sequence[str] = ()) -> None:
         require_plain(base, hint="Measure on the model before it was quantised.", why="nothing is merged into codes")
         self.names = tuple(adapter.name for adapter in adapters)
-        self.findings = tuple(_findings(adapters))
+        self.findings = tuple(_findings(adapters, base))
         found: dict[str, Place] = {}
         parts: dict[str, list[list[SwapFactors]]] = {}
         for number, adapter in enumerate(adapters):
@@ -201,8 +202,9 @@ def _moved(one: SwapFactors, device: str) -> SwapFactors:
     return SwapFactors(one.lora_A.to(device), one.lora_B.to(device), one.scaling, magnitude, one.is_by_column)
 
 
-def _findings(adapters: Sequence[Adapter]) -> list[Finding]:
-    return [
+def _findings(adapters: Sequence[Adapter], base: Base) -> list[Finding]:
+    names = [finding for adapter in adapters for finding in base_name_findings(adapter, base)]
+    return names + [
         Finding(finding.code, f"{quoted(adapter.name)}: {finding.message} It is not swapped.")
         for adapter in adapters
         for finding in outside_findings(adapter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,6 +126,22 @@ def test_dora_is_refused_where_the_base_is_not_at_hand_and_exact_where_it_is(sam
             swapper = strategy.prepare(scene, 1)
             swapper.swap(1, 0)
             assert judged({"x": (scene, swapper)}, 0, Unwatched())["x"].is_exact
+
+
+def test_a_base_of_another_name_is_told(tmp_path: Path) -> None:
+    """The times are as good, but the drift is of weights that nobody trained on."""
+    session = Session()
+    write_sharded(tmp_path / "base")
+    configuration = tmp_path / "base" / "config.json"
+    told = json.loads(configuration.read_text()) if configuration.exists() else {}
+    configuration.write_text(json.dumps({**told, "_name_or_path": "someone/another"}))
+    for name in "ab":
+        write_adapter(tmp_path / name)
+        place = tmp_path / name / "adapter_config.json"
+        place.write_text(json.dumps({**json.loads(place.read_text()), "base_model_name_or_path": "someone/tiny"}))
+    adapters = [session.adapter(str(tmp_path / name)) for name in "ab"]
+    workload = Workload(adapters, session.base(str(tmp_path / "base")), FactorReader())
+    assert [finding.code for finding in workload.findings] == ["base_model_differs"] * 2
 
 
 def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
