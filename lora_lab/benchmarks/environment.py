@@ -14,6 +14,8 @@ from lora_lab.domain.report import Column, ColumnKind, Scalars
 from lora_lab.version import __version__
 
 _CPUS: Final = Path("/sys/devices/system/cpu")
+_GROUP: Final = Path("/proc/self/cgroup")
+_GROUPS: Final = Path("/sys/fs/cgroup")
 _SECONDS: Final = 5.0  # that asking another program may take
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 _GPU_FIELDS: Final = {
@@ -122,11 +124,34 @@ def memory_bytes() -> int | None:
 
 
 def available_memory_bytes() -> int | None:
-    """Memory that a process can have without others losing theirs."""
+    """Memory that this process can have without others losing theirs, and within what its container may take."""
+    there = []
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024
-    return None
+        there.append(int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024)
+    left = _left_in_groups()
+    return min([*there, *left], default=None)
+
+
+def _left_in_groups() -> list[int]:
+    """What every control group (version 2) around this process still lets it have; files it read can be forgotten.
+
+    Source: the kernel's Documentation/admin-guide/cgroup-v2.rst, memory.max, memory.current and memory.stat.
+    """
+    named = (_text(_GROUP) or "").splitlines()
+    own = next((line.removeprefix("0::/") for line in named if line.startswith("0::/")), None)
+    if own is None:
+        return []
+    left = []
+    for folder in (_GROUPS / own, *(_GROUPS / own).parents):
+        most, now = (_text(folder / name) or "" for name in ("memory.max", "memory.current"))
+        if most.isdecimal() and now.isdecimal():
+            told = dict(line.split(maxsplit=1) for line in (_text(folder / "memory.stat") or "").splitlines())
+            forgettable = told.get("inactive_file", "0")
+            left.append(max(0, int(most) - int(now) + int(forgettable if forgettable.isdecimal() else 0)))
+        if folder == _GROUPS:
+            break
+    return left
 
 
 def _gpu(device: str) -> dict[str, Any]:
