@@ -116,7 +116,7 @@ def bench_swap(
     AdapterError, CompatibilityError, NumericalError
         an adapter cannot be known or does not fit the base, or no strategy can be used on these two.
     OperationError
-        there is no room for one set of weights.
+        there is no room for one set of weights, or every strategy failed or was wrong.
     CancelledError
         the observer no longer wants it.
 
@@ -134,6 +134,11 @@ def bench_swap(
         bench.findings += cache_findings(bench.copies * touched, options.device)
         _measure_strategies(bench, strategies)
         workload.require_same_files()
+        if not bench.rows:
+            raise OperationError(
+                f"No strategy got a time: {' '.join(finding.message for finding in bench.findings)}",
+                hint="lora-lab strategies lists them.",
+            )
         swaps = {row["id"]: row["p50_seconds"] for row in bench.rows if row.pop("is_merged") and "p50_seconds" in row}
         steps = next((one for one in bench.rounds if _COPY not in one.samples), None)
         pays_off = break_even_table(steps, swaps, options.batches)

@@ -46,7 +46,8 @@ def measured(samples: Path, change: Callable[[Any, SwapScene], type], **more: An
     session.registry = registry
     adapters = [str(samples / name) for name in ("banking77-r8-seed0", "snips-r8")]
     options = {"repeats": 2, "batches": [1], "modules": ["*v_proj"], "save": False, **more}
-    return session.bench_swap(adapters, base=str(samples / "base"), strategies=["outside", "fused"], **options)
+    options = {"strategies": ["outside", "fused"], **options}
+    return session.bench_swap(adapters, base=str(samples / "base"), **options)
 
 
 def failing(name: str, fault: Exception) -> Callable[[Any, SwapScene], type]:
@@ -67,6 +68,12 @@ def test_a_plugin_that_fails_somewhere_takes_nobody_along(samples: Path, name: s
     assert [row["id"] for row in report.table("strategies").rows] == ["fused"]
     (said,) = (finding.message for finding in report.findings if finding.code == "plugin_failed")
     assert str(fault).split(".")[0] in said
+
+
+def test_a_run_in_which_nothing_got_a_time_failed(samples: Path) -> None:
+    """Exit code 3, not a table without rows."""
+    with pytest.raises(OperationError, match=r"No strategy got a time: .*ZeroDivisionError"):
+        measured(samples, failing("swap", ZeroDivisionError()), strategies=["outside"])
 
 
 @pytest.mark.parametrize("beside", [3, (None,), ("lora_A",)])
