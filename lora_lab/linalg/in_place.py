@@ -8,8 +8,10 @@ while the block stays in its second-level cache. So:
 * A merge, whose bits are those that a merge into files writes, sums in float64.
 * A swap by subtraction, which cannot promise the base's bits, sums weights of 16 bits in float32: 2⁻²⁴ relative, where
   the stored type has 2⁻⁹ at best. It rounds between taking out and putting in: round(round(W′ − ΔA) + ΔB). The first
-  rounding gives back W wherever W′ lies in the binade of W, so that errors do not add up from swap to swap; the sum of
-  both differences, rounded once, would save a sixth of the time and keep the error of every swap before.
+  rounding gives back W wherever W′ lies in the binade of W, so that errors of most weights do not add up from swap to
+  swap; the sum of both differences, rounded once, would save a sixth of the time and keep the error of every swap
+  before in all of them. Where an adapter takes a weight into another binade errors do add up: who swaps for long takes
+  a strategy that is exact, or merges anew at times.
 
 A product in float32 may depend on the size of what is multiplied and on where it lies. Blocks are therefore always of
 one size for one shape of weight, the last one filled up, in buffers that begin at the allocator's alignment, and each
