@@ -15,6 +15,7 @@ from lora_lab.domain.report import Finding
 from lora_lab.errors import AdapterError, LoraLabError, OperationError, quoted
 from lora_lab.extension.contracts import ReadOptions
 from lora_lab.formats.opening import is_configuration, open_adapter, open_base, open_configuration
+from lora_lab.operations.receipt_file import find_receipt
 from lora_lab.session import listing
 from lora_lab.session.guarded import guarded_formats
 from lora_lab.session.no_model import require_no_adapter, require_no_adapter_of_hub
@@ -120,8 +121,19 @@ class Opening(ABC):
         if not named.is_local:
             require_no_adapter_of_hub(self.hub, named)
         found = self._place(locator, observer=observer)
+        require_no_adapter(found.path, locator, guarded_formats(self.registry, []), self.adapter)
+        return self._weights_at(found, locator)
+
+    def _to_be_proven(self, locator: str, observer: Observer | None) -> Base:
+        """Open a model; or an adapter with a receipt, which has hashes to be compared as well."""
+        found = self._place(locator, observer=observer)
+        if find_receipt(found.path) is None:
+            return self.base(locator, whole=True, observer=observer)
+        return self._weights_at(found, locator)
+
+    def _weights_at(self, found: Place, locator: str) -> Base:
+        """Open the tensors at a place, whatever they are of."""
         place = found.path
-        require_no_adapter(place, locator, guarded_formats(self.registry, []), self.adapter)
         if is_configuration(place) and not listing.is_checkpoint(place):
             base = open_configuration(place, locator=locator)
         else:

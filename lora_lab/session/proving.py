@@ -46,6 +46,10 @@ class Proving(Changing):
     def registry(self) -> Registry:
         """What is installed."""
 
+    @abstractmethod
+    def _to_be_proven(self, locator: str, observer: Observer | None) -> Base:
+        """Open a model, or an adapter with a receipt."""
+
     def verify(
         self,
         merged: str,
@@ -76,7 +80,7 @@ class Proving(Changing):
         from lora_lab.formats.factors import FactorReader
         from lora_lab.operations.verify import verify
 
-        model = self.base(merged, whole=True, observer=observer)
+        model = self._to_be_proven(merged, observer)
         opened = [self.adapter(locator, observer=observer) for locator in adapters]
         behind = None if base is None else self.base(base, whole=True, observer=observer)
         missing: list[Finding] = []

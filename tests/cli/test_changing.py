@@ -95,6 +95,19 @@ def test_swapping_exactly_is_merging_the_other(here: Path, capsys: pytest.Captur
     said(capsys, "verify", "by_pass", "--base", "base", "--adapter", "one", code=1)
 
 
+def test_an_adapter_is_verified_by_its_receipt(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What combine wrote has hashes too; without a receipt there is nothing to prove of an adapter."""
+    said(capsys, "combine", "one", "two", "--method", "cat", "-o", "both")
+    assert said(capsys, "verify", "both")["ok"] is True
+    path = here / "both" / "adapter_model.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    assert said(capsys, "verify", "both", code=1)["ok"] is False
+    assert run(["verify", "one"]) == 2
+    assert "is an adapter" in capsys.readouterr().err
+
+
 def test_verify_says_yes_no_and_neither(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """0, 1 and 4; what is not established is never 0."""
     said(capsys, "merge", "one", "--base", "base", "-o", "out")
