@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,7 @@ from lora_lab.tui.app import LoraLabApp
 Reached = TypeVar("Reached", bound=Screen[Any])
 SIZES = [(80, 24), (120, 36)]
 DAY_SECONDS = 86400
+_TURN_SECONDS, _LOOK_SECONDS = 0.03, 0.01
 
 
 def entry(name: str, **values: Any) -> LibraryEntry:
@@ -209,12 +212,19 @@ def screen_text(app: LoraLabApp) -> str:
 
 
 async def until(pilot: Any, condition: Callable[[], object], turns: int = 500) -> None:
-    """Let the application go on until `condition` holds."""
-    for _ in range(turns):
-        if condition():
-            return
-        await pilot.pause(0.01)
-    raise AssertionError("it did not come to that")
+    """Let the application go on until `condition` holds, and all that it has to do then is done.
+
+    What is waited for is looked at without pausing by the pilot, which has every widget answer each time.
+    """
+    end = time.monotonic() + turns * _TURN_SECONDS
+    has_waited = False
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        assert pilot.app._exception is None, "the application has failed"
+        await asyncio.sleep(_LOOK_SECONDS)
+        has_waited = True
+    if has_waited:
+        await pilot.pause(0)
 
 
 async def reached(pilot: Any, kind: type[Reached], turns: int = 500) -> Reached:
