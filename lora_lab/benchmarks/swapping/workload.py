@@ -21,6 +21,7 @@ from lora_lab.domain.report import Finding
 from lora_lab.errors import CompatibilityError, quoted
 from lora_lab.extension.contracts import SwapFactors, SwapModule, SwapScene
 from lora_lab.formats.orientation import is_turned
+from lora_lab.linalg.threads import in_lanes, worker_count
 from lora_lab.storage.files import opened, require_unchanged, stamp_of
 from lora_lab.storage.rows import read_rows
 
@@ -140,8 +141,12 @@ class Workload:
         like : another scene on the same device, whose factors are shared
         """
         modules = []
-        for number, place in enumerate(self.places):
-            weight = self.base_rows(number, 0, place.shape[0]).to(device)
+        numbers = list(range(len(self.places)))
+        # Side by side: what takes time is the system's, which hands out memory page by page.
+        weights = in_lanes(
+            lambda number: self.base_rows(number, 0, self.places[number].shape[0]).to(device), numbers, worker_count()
+        )
+        for number, (place, weight) in enumerate(zip(self.places, weights, strict=True)):
             if like is None:
                 adapters = tuple(tuple(_moved(one, device) for one in own) for own in self._parts[number])
             else:
