@@ -38,8 +38,8 @@ async def take() -> dict[str, str]:
         await ready(pilot)
         screen = app.library
         assert isinstance(screen, LibraryScreen)
-        measured = screen.library.rows.values
-        await until(pilot, lambda: all(row.digest for row in measured() if row.is_measurable), turns=20_000)
+        every_row = screen.library.rows.values
+        await until(pilot, lambda: all(row.digest for row in every_row() if row.is_measurable), turns=20_000)
         for name in (SHOWN, OVERLAID):
             point_at(app, name)
             await pilot.press("space")
