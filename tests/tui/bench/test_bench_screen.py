@@ -14,6 +14,7 @@ from tui.bench.recorded import latency_report, samples, swap_report
 from tui.fakes import FakeEvent, FakeSession, make_app, point_at, reached, ready, screen_text, small_library, until
 
 from lora_lab import Session
+from lora_lab.benchmarks.live import Live
 from lora_lab.domain.report import Column, ColumnKind, Finding, Scalars
 from lora_lab.tui.app import LoraLabApp
 from lora_lab.tui.bench.screen import BenchScreen
@@ -305,3 +306,10 @@ async def test_golden(app: LoraLabApp, view: str, size: tuple[int, int], monkeyp
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8")
+
+
+def test_the_plain_copy_is_no_row_while_it_runs() -> None:
+    """It moves bytes of its own, so that its seconds beside the strategies' would mislead."""
+    live = Live()
+    live.take([{"id": "copy", "seconds": 1.0}, {"id": "fused", "seconds": 2.0}])
+    assert [(row["id"], row["ratio"]) for row in live.table().rows] == [("fused", 1.0)]
