@@ -38,8 +38,7 @@ async def take() -> dict[str, str]:
         await ready(pilot)
         screen = app.library
         assert isinstance(screen, LibraryScreen)
-        every_row = screen.library.rows.values
-        await until(pilot, lambda: all(row.digest for row in every_row() if row.is_measurable), turns=20_000)
+        await measured_library(pilot, screen)
         for name in (SHOWN, OVERLAID):
             point_at(app, name)
             await pilot.press("space")
@@ -58,6 +57,14 @@ async def take() -> dict[str, str]:
         await pilot.pause(4)
         taken["budget"] = app.picture()
     return taken | await compared() | await planned() | await combined() | await measured() | await pushed()
+
+
+async def measured_library(pilot: Any, screen: Any) -> None:
+    """Wait for the spectra of all adapters of the library."""
+    from tui.fakes import until
+
+    rows = screen.library.rows.values
+    await until(pilot, lambda: all(row.digest for row in rows() if row.is_measurable), turns=20_000)
 
 
 async def compared() -> dict[str, str]:
@@ -184,6 +191,7 @@ async def measured() -> dict[str, str]:
     app = LoraLabApp({"state": False, "device": "cpu"}, ["sample_adapters"], "sample_adapters/base")
     async with app.run_test(size=SIZE) as pilot:
         await ready(pilot)
+        await measured_library(pilot, app.library)
         for name in (SHOWN, "snips-r8"):
             point_at(app, name)
             await pilot.press("space")
