@@ -36,7 +36,7 @@ class Memory:
             yield delta, self.factors(delta)
 
     def tensor(self, ref: TensorRef) -> torch.Tensor:
-        raise NotImplementedError
+        return pytest.fail(f"{ref.name} is no factor, and none of these analyses reads others")
 
 
 @dataclass

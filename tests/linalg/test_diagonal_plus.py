@@ -59,11 +59,15 @@ def test_directions_that_the_change_cancels() -> None:
 def test_a_handful_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight steps suffice at the dense edge of a random matrix's spectrum; the dense way out is not taken."""
     monkeypatch.setattr(diagonal_plus, "_MOST_STEPS", 8)
+    dense = DiagonalPlus.dense
     monkeypatch.setattr(DiagonalPlus, "dense", lambda _: pytest.fail("formed"))
     random = torch.randn(600, 600, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     diagonal = torch.linalg.svdvals(random / 600**0.5).square()
     for size in (1e-5, 1e-2, 1.0, 100.0):
-        leading_eigenpairs(change_of(diagonal, 8, size, 1), 10)
+        matrix = change_of(diagonal, 8, size, 1)
+        values, vectors = leading_eigenpairs(matrix, 10)
+        assert torch.allclose(values, torch.linalg.eigvalsh(dense(matrix)).flip(0)[:10], rtol=1e-10)
+        assert torch.allclose(vectors.T @ vectors, torch.eye(10, dtype=torch.float64), atol=1e-10)
 
 
 def test_without_convergence_the_matrix_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,8 +241,13 @@ def point_at(app: Any, name: str) -> None:
     app.library.table.move_to(next(key for key, row in rows if row.name == name))
 
 
-async def press_each(pilot: Any, focused: Any, leaves: set[str]) -> None:
-    """Press every key but `leaves` on a widget; whatever each opens is left by esc, and the screen is still there."""
+async def press_each(pilot: Any, focused: Any, leaves: set[str], *, is_home: bool = False) -> None:
+    """Press every key but `leaves` on a widget; whatever each opens is left by esc, and the screen is still there.
+
+    Parameters
+    ----------
+    is_home : the screen is the library, which is gone back to from those that esc does not leave
+    """
     app, screen = pilot.app, pilot.app.screen
     focused.focus()
     await pilot.pause()
@@ -253,6 +258,9 @@ async def press_each(pilot: Any, focused: Any, leaves: set[str]) -> None:
         for _ in range(3):
             if app.screen is not screen:
                 await pilot.press("escape")
+        if is_home:
+            app.go_home()
+            await pilot.pause()
         assert app.screen is screen, key
         focused.focus()
     assert app.is_running

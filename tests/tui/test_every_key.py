@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from builders import write_adapter
-from tui.fakes import reached, ready, until
+from tui.fakes import press_each, reached, ready, until
 
 from lora_lab.tui.app import LoraLabApp
 from lora_lab.tui.detail.screen import DetailScreen
@@ -29,16 +29,6 @@ async def test_every_key(place: str, size: tuple[int, int], tmp_path: Path) -> N
             app.open_detail(str(tmp_path / "library" / "task-0"), overlays=(str(tmp_path / "library" / "task-1"),))
             detail = await reached(pilot, DetailScreen)
             await until(pilot, lambda: bool(detail.feed.report and detail.query("SpectrumPlot")), turns=6000)
-        shown = app.screen
-        keys = [key for key in shown.active_bindings if key not in LEAVES]
-        assert len(keys) > 30
-        for key in keys:
-            await pilot.press(key)
-            for _ in range(3):
-                if app.screen is not shown:
-                    await pilot.press("escape")
-            if place == "library":
-                app.go_home()
-                await pilot.pause()
-            assert app.screen is shown, key
+        assert len(app.screen.active_bindings) > 30
+        await press_each(pilot, app.screen.focused, LEAVES, is_home=place == "library")
         assert app.is_running
