@@ -35,10 +35,12 @@ def run(arguments: Sequence[str], *, open_application: OpenApplication) -> int:
     """
     from lora_lab.cli.commands import program
 
+    result = None
     try:
-        result = program.main(args=list(arguments), prog_name="lora-lab", standalone_mode=False, obj=open_application)
         with read_by_someone():
-            pass  # what is still held is written here, where its reader may be missed
+            result = program.main(
+                args=list(arguments), prog_name="lora-lab", standalone_mode=False, obj=open_application
+            )
     except LoraLabError as error:
         return _say(error.message, error.hint, exit_of(error))
     except click.ClickException as error:
